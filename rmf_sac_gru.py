@@ -34,6 +34,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -171,7 +172,8 @@ class Args:
         whole = "num_envs eval_interval eval_episodes total_timesteps torch_threads rnn_size"
         rules = {name: (lambda x: x >= 1, "a whole number from 1 up")
                  for name in (whole + " batch_size buffer_size").split()}
-        rules |= {name: (lambda x: x >= 0, "from 0 up") for name in ("seed", "learning_starts")}
+        rules |= {name: (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")
+                  for name in ("seed", "learning_starts")}
         rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
                   for name in ("td_lambda", "rewarded_fraction", "gamma", "tau")}
         rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
@@ -242,16 +244,23 @@ class POMDP:
             if module:
                 importlib.import_module(module)
             known = gym.spec(env_id).kwargs  # which of these switches does the env offer?
-            wanted = dict(oracle=args.policy == "oracle", split=split, task_seed=args.seed)
+            wanted = {"oracle": args.policy == "oracle", "split": split}
             kwargs = {k: v for k, v in wanted.items() if k in known}
-            if args.max_episode_steps:
-                kwargs["max_episode_steps"] = args.max_episode_steps
-            if render_mode:
-                kwargs["render_mode"] = render_mode
+            options = {"max_episode_steps": args.max_episode_steps, "render_mode": render_mode}
+            kwargs |= {k: v for k, v in options.items() if v is not None}
             self.envs = gym.make_vec(env_id, num_envs=n, **kwargs)
-        except (ImportError, gym.error.Error) as error:
+        except (ImportError, TypeError, gym.error.Error) as error:
+            if isinstance(error, TypeError) and not render_mode:
+                raise
+            if render_mode:
+                raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures; "
+                                 "drop the flag") from error
             reason = " ".join(str(error).split())
-            raise UsageError(f"--env-id {args.env_id}: {reason}") from error
+            raise UsageError(f"--env-id {args.env_id}: {reason} Name a registered id, such as "
+                             "Wind-v0, or module:Id-v0") from error
+        if self.envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+            raise UsageError(f"--env-id {args.env_id}: its lanes must reset in the step after an "
+                             "end; register it with AutoresetMode.NEXT_STEP, Gymnasium's default")
         obs_space, action_space = self.envs.single_observation_space, self.envs.single_action_space
         if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) > 1:
             raise UsageError(f"--env-id {args.env_id}: observations are {obs_space}; this script "
@@ -293,10 +302,10 @@ class POMDP:
         obs, reward, terminated, truncated, info = self.envs.step(action)
         # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
         # A step inside the goal is terminal in the authors' code, although the episode goes on.
-        goal = info.get("is_goal")
-        terminal = terminated if goal is None else terminated | goal
-        success = info.get("is_success") if goal is None else goal
-        return self._see(obs), reward.astype(np.float32), terminal, terminated | truncated, success
+        goal = np.asarray(info.get("is_goal", np.zeros(self.n)), bool)
+        success = info.get("is_goal", info.get("is_success"))
+        return (self._see(obs), reward.astype(np.float32), terminated | goal,
+                terminated | truncated, success)
 
 
 class Episodes(NamedTuple):
@@ -342,7 +351,8 @@ def play(env, act, seed, frames=None):
         action, h = act(obs, action, reward, h)
         obs, reward, terminal, ended, succeeded = env.step(action)
         if succeeded is not None:
-            success = (succeeded & alive) | (False if success is None else success)
+            succeeded = np.asarray(succeeded, bool) & alive
+            success = succeeded if success is None else success | succeeded
         n_steps += alive
         alive &= ~ended
 
@@ -736,12 +746,12 @@ def evaluate(env, agent, args, frames=None):
     return result
 
 
-def capture_video(args, agent, folder):
-    """Write held-out episode 0 as a GIF into the run folder."""
+def capture_video(env, agent, args, folder):
+    """Write held-out episode 0, played in an env of one lane that renders, as a GIF."""
     from PIL import Image
 
     frames = []
-    evaluate(POMDP(args, 1, "heldout", render_mode="rgb_array"), agent, args, frames)
+    evaluate(env, agent, args, frames)
     images = [Image.fromarray(frame) for frame in frames]
     images[0].save(folder / "episode.gif", save_all=True, append_images=images[1:], duration=50)
     print(f"video: {folder / 'episode.gif'}")
@@ -765,8 +775,9 @@ def replace_file(path, write):
 
 
 def new_run_folder(args):
-    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(args.runs_dir) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{os.getpid()}"
+    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{now}"
+    folder = Path(args.runs_dir) / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -782,18 +793,16 @@ def new_run_folder(args):
     return folder
 
 
-def load_config(folder, flag):
+def load_config(folder, source):
     try:
         config = json.loads((folder / "config.json").read_text())
-        saved = config["args"] | {
-            k: tuple(config["args"][k]) for k in ("hidden_sizes", "embeddings")}
-        script = config["script"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{flag} {folder}: no readable config.json in it ({error}); name the "
+        if config["script"] != Path(__file__).name:
+            raise UsageError(f"{source} {folder}: made by {config['script']}; use that script")
+        lists = {k: tuple(v) for k, v in config["args"].items() if isinstance(v, list)}
+        return Args(**config["args"] | lists)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{source} {folder}: no readable config.json in it ({error}); name the "
                          "folder of a run, as in runs/Wind-v0__...") from error
-    if script != Path(__file__).name:
-        raise UsageError(f"{flag} {folder}: that run was made by {script}; use that script")
-    return Args(**saved)
 
 
 def load_checkpoint(folder, flag):
@@ -839,6 +848,7 @@ def train(args):
     rng = np.random.default_rng(args.seed)  # what is sampled, and the seeds of the episodes
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     env, eval_env = POMDP(args, args.num_envs), POMDP(args, args.eval_episodes, "heldout")
+    video_env = POMDP(args, 1, "heldout", "rgb_array") if args.capture_video else None
     agent = Agent(env.obs_dim, env.action_dim, args).to(device)
     optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad],
                                  args.learning_rate, fused=True)
@@ -943,7 +953,7 @@ def train(args):
         return folder
     buffer.path.unlink()  # only training needs it
     if args.capture_video:
-        capture_video(args, agent, folder)
+        capture_video(video_env, agent, args, folder)
     print(f"{folder}: held-out return {score}")
     return folder
 
@@ -958,7 +968,7 @@ def evaluate_run(args):
     result = evaluate(env, agent, args)
     print("\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
     if args.capture_video:
-        capture_video(args, agent, folder)
+        capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
     print(f"{folder}: held-out return {result['eval/return_mean']:.2f} +- "
           f"{result['eval/return_std']:.2f}")
 

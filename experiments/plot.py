@@ -1,0 +1,77 @@
+"""Draw held-out returns of many runs: one panel per environment, one line per group of runs.
+
+    python experiments/plot.py picture.png runs/Wind-v0__* runs/SemiCircle-v0__*
+    python experiments/plot.py picture.png --by shared_encoder runs/Pendulum-V-v0__*
+
+Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
+to the highest as a band. `--by` names the arguments (of config.json) that tell groups apart. Prints
+a table of the last evaluations, one row per group.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
+
+
+def load(folder, column):
+    """-> arguments of the run, env steps (n,), the values of one column there (n,)."""
+    args = json.loads((folder / "config.json").read_text())["args"]
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row[column]]
+    steps = np.array([float(row["env_step"]) for row in rows])
+    return args, steps, np.array([float(row[column]) for row in rows])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--by", default="policy", help="arguments that tell groups apart: a,b,c")
+    parser.add_argument("--column", default="eval/return_mean", help="column of metrics.csv")
+    parser.add_argument("--log", action="store_true", help="logarithmic y axis")
+    options = parser.parse_args()
+
+    groups = defaultdict(dict)  # env id -> label -> list of (seed, steps, values)
+    for folder in options.folders:
+        args, steps, values = load(folder, options.column)
+        label = ", ".join(str(args[k]) if k == "policy" else f"{k} {args[k]}"
+                          for k in options.by.split(","))
+        groups[args["env_id"]].setdefault(label, []).append((args["seed"], steps, values))
+
+    figure = Figure(figsize=(5.2 * len(groups), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (env_id, lines) in zip(panels, groups.items()):
+        for label, runs in sorted(lines.items()):
+            grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
+            grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
+            values = np.stack([np.interp(grid, steps, v) for _, steps, v in runs])  # (seeds, n)
+            line, = axes.plot(grid, values.mean(0), label=f"{label} ({len(runs)} seeds)")
+            axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(),
+                              alpha=0.2, lw=0)
+            last = {seed: v[-1] for seed, _, v in sorted(runs, key=lambda run: run[0])}
+            print(f"{env_id:16} {label:28} mean {np.mean(list(last.values())):9.2f}  by seed: "
+                  + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
+        if options.column == "eval/return_mean":
+            scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
+            for name, score in scores.items():
+                axes.axhline(score, color="0.6", ls=":", lw=1)
+                axes.text(0, score, f" {name}", fontsize=6, color="0.4", va="bottom")
+        if options.log:
+            axes.set_yscale("log")
+        axes.set(title=env_id, xlabel="env steps", ylabel=options.column)
+        axes.legend(fontsize=8, loc="best")
+    figure.savefig(options.picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

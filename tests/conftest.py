@@ -1,0 +1,93 @@
+"""Shared by all tests: settings of the process, small networks, batches and runs."""
+
+import csv
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import rmf_sac_gru as rmf
+
+SMALL = dict(rnn_size=8, hidden_sizes=(8, 8), embeddings=(4, 3, 2))  # fields of Args
+TINY_RUN = (  # a run of a second: 4 random episodes, then 28 with 3.2 updates for each pair
+    "--env-id Pendulum-V-v0 --max-episode-steps 10 --num-envs 2 --total-timesteps 320"
+    " --learning-starts 40 --eval-interval 100 --eval-episodes 2 --updates-per-step 0.16"
+    " --rnn-size 8 --hidden-sizes 8 8 --embeddings 4 2 2 --batch-size 4"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def same_process_for_each_test():
+    torch.set_num_threads(1)
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def make_args():
+    """-> function: fields of Args, over small networks."""
+    return lambda **fields: rmf.Args(**SMALL | fields)
+
+
+@pytest.fixture
+def make_agent():
+    """-> function: args -> agent with 3 observations and 2 actions."""
+
+    def make(args, seed=0):
+        torch.manual_seed(seed)
+        return rmf.Agent(3, 2, args)
+
+    return make
+
+
+@pytest.fixture
+def make_batch():
+    """-> function: lengths of the episodes -> random batch, zeros behind their ends."""
+
+    def make(lengths=(6, 3, 1), seed=0, obs_dim=3, action_dim=2):
+        g, T, B = torch.Generator().manual_seed(seed), max(lengths), len(lengths)
+        step = torch.arange(T + 1)[:, None]
+        real = (step <= torch.tensor(lengths)).float()  # (T+1, B) rows that were perceived
+        mask = (step < torch.tensor(lengths)).float()[:T]  # (T, B) steps that were taken
+        past = real * (step > 0)
+        obs = torch.randn(T + 1, B, obs_dim, generator=g) * real[..., None]
+        action = (torch.rand(T + 1, B, action_dim, generator=g) * 2 - 1) * past[..., None]
+        reward = torch.randn(T + 1, B, generator=g) * past
+        terminal = torch.zeros(T, B)
+        terminal[lengths[0] - 1, 0] = 1  # the first episode terminates, the others are truncated
+        return rmf.Batch(obs, action, reward, action[1:], reward[1:], terminal, mask)
+
+    return make
+
+
+def read_metrics(folder):
+    """metrics.csv -> list of rows, column -> text."""
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def reproducible(folder):
+    """metrics.csv without the two columns that hold times."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "charts/SPS")}
+            for row in read_metrics(folder)]
+
+
+def numbers(folder, column):
+    """The cells of a column that are not empty."""
+    return np.array([float(row[column]) for row in read_metrics(folder) if row[column]])
+
+
+def snapshot(folder):
+    """Path -> content of all that lies in a folder."""
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """Folder of a finished run of TINY_RUN. Read only."""
+    handler = signal.getsignal(signal.SIGINT)
+    folder = rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path_factory.mktemp("runs"))])
+    signal.signal(signal.SIGINT, handler)
+    return folder

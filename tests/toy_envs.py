@@ -1,0 +1,76 @@
+"""Tiny environments for the tests: what they show and pay says where it was shown and paid."""
+
+import gymnasium as gym
+import numpy as np
+
+
+class ClockEnv(gym.Env):
+    """Observation (lane, episode, t, executed action...), reward 10 * lane + t, for t = 1, 2, ...
+
+    Lane is the seed of the first reset. An episode of lane i has 2 + i % 4 steps; in even lanes the
+    last one terminates, in odd lanes it is truncated.
+
+    Args:
+        oracle: append a last entry, 7, that is hidden otherwise.
+        goal_at: this step is inside the goal; None: no such thing.
+        success_at: this step succeeds, and so does every step of the second episode and later.
+        number: type of the success in `info`, bool or a kind of number.
+        endless: no episode ends.
+    """
+
+    def __init__(self, low=(-1, -1), high=(1, 1), oracle=False, goal_at=None, success_at=None,
+                 number=bool, endless=False):
+        self.oracle, self.goal_at, self.success_at = oracle, goal_at, success_at
+        self.number, self.endless = number, endless
+        self.action_space = gym.spaces.Box(np.float32(low), np.float32(high))
+        self.observation_space = gym.spaces.Box(-1e6, 1e6, (3 + len(low) + oracle,), np.float32)
+        self.lane, self.episode = 0, -1
+
+    def _see(self, action):
+        hidden = [7] if self.oracle else []
+        return np.array([self.lane, self.episode, self.t, *action, *hidden], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.lane, self.episode = seed, -1
+        self.episode, self.t = self.episode + 1, 0
+        return self._see(np.zeros(self.action_space.shape)), {}
+
+    def step(self, action):
+        self.t += 1
+        ended = self.t >= 2 + self.lane % 4 and not self.endless
+        info = {}
+        if self.goal_at is not None:
+            info["is_goal"] = self.t == self.goal_at
+        if self.success_at is not None:
+            info["is_success"] = self.number(self.t == self.success_at or self.episode > 0)
+        terminated = ended and self.lane % 2 == 0
+        return self._see(action), 10.0 * self.lane + self.t, terminated, ended != terminated, info
+
+
+class RefusedEnv(gym.Env):
+    """Spaces that the script does not take."""
+
+    def __init__(self, obs_space, action_space):
+        self.observation_space, self.action_space = obs_space, action_space
+
+
+VECTOR = gym.spaces.Box(-1, 1, (2,))
+IDS = {
+    "Clock-v0": (ClockEnv, {}),
+    "ClockOracle-v0": (ClockEnv, {"oracle": False}),
+    "ClockTwo-v0": (ClockEnv, {"low": (-2, -2), "high": (2, 2)}),
+    "ClockSkewed-v0": (ClockEnv, {"low": (0, -1), "high": (10, 3)}),
+    "ClockGoal-v0": (ClockEnv, {"goal_at": 2}),
+    "ClockSuccess-v0": (ClockEnv, {"success_at": 3}),
+    "ClockNumber-v0": (ClockEnv, {"success_at": 3, "number": np.float32}),
+    "ClockEndless-v0": (ClockEnv, {"endless": True}),
+    "Image-v0": (RefusedEnv, {"obs_space": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+                              "action_space": VECTOR}),
+    "Dict-v0": (RefusedEnv, {"obs_space": gym.spaces.Dict(a=VECTOR), "action_space": VECTOR}),
+    "Unbounded-v0": (RefusedEnv, {"obs_space": VECTOR,
+                                  "action_space": gym.spaces.Box(-np.inf, np.inf, (2,))}),
+}
+for env_id, (env, kwargs) in IDS.items():
+    gym.register(env_id, entry_point=env, kwargs=kwargs)
