@@ -73,6 +73,13 @@ def test_every_link_leads_to_a_file_and_a_line(page):
     assert broken == []
 
 
+def test_a_link_to_a_line_lands_on_what_it_names():
+    links = re.findall(r"\[`(\w+)`\]\(\.\./([\w./]+)#L(\d+)\)", PAGE.read_text())
+    assert links
+    for name, path, line in links:
+        assert name in (ROOT / path).read_text().splitlines()[int(line) - 1], (name, line)
+
+
 def test_no_file_names_a_path_of_somebodys_machine():
     git = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"],
                          cwd=ROOT, capture_output=True, text=True)
