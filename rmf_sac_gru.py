@@ -61,9 +61,9 @@ PRESETS = {
         learning_starts=24_000, updates_per_step=1 / 48, learning_rate=1e-3, anneal_lr=True,
         autotune=False, alpha=0.01, anneal_alpha=True),
     "Pendulum": dict(
-        total_timesteps=16_000, num_envs=5, eval_interval=1_000, gamma=0.95, rnn_size=64,
-        hidden_sizes=(64, 64), context_length=64, learning_starts=2_000, updates_per_step=0.5,
-        learning_rate=1e-3, anneal_lr=True),
+        total_timesteps=24_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
+        rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
+        updates_per_step=0.4, learning_rate=1e-3, anneal_lr=True),
 }
 # --paper: the published recipe, for all environments and then by family.
 PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0)
