@@ -56,10 +56,9 @@ PRESETS = {
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
         updates_per_step=1 / 30, learning_rate=1e-3, anneal_lr=True, autotune=False, alpha=0.01),
     "SemiCircle": dict(
-        total_timesteps=600_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
-        gamma=0.95, td_lambda=0.9, rnn_size=64, hidden_sizes=(64, 64), batch_size=16,
-        learning_starts=24_000, updates_per_step=1 / 48, learning_rate=1e-3, anneal_lr=True,
-        autotune=False, alpha=0.01, anneal_alpha=True),
+        total_timesteps=480_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
+        gamma=0.95, td_lambda=0.9, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
+        learning_rate=1e-3, anneal_lr=True, autotune=False, alpha=0.01, anneal_alpha=True),
     "Pendulum": dict(
         total_timesteps=24_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
