@@ -63,9 +63,10 @@ def main():
                   + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
         if options.column == "eval/return_mean":
             scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
-            for name, score in scores.items():
+            for i, (name, score) in enumerate(scores.items()):
                 axes.axhline(score, color="0.6", ls=":", lw=1)
-                axes.text(0, score, f" {name}", fontsize=6, color="0.4", va="bottom")
+                axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
+                          ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
         if options.log:
             axes.set_yscale("log")
         axes.set(title=env_id, xlabel="env steps", ylabel=options.column)
