@@ -80,7 +80,7 @@ def test_a_finished_run_leaves_four_files(tiny_run):
 def test_config_holds_every_argument(tiny_run):
     saved = rmf.load_config(tiny_run, "--resume")
     flags = rmf.parse_args([*TINY_RUN, "--runs-dir", str(tiny_run.parent)])
-    assert saved == flags and saved.num_envs == 2 and saved.inputs == "oa"
+    assert saved == flags and saved.num_envs == 2 and saved.inputs == "oar"
 
 
 def test_metrics_have_the_documented_columns_and_an_evaluation_in_the_last_row(tiny_run):
