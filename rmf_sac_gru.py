@@ -688,7 +688,7 @@ def update(agent, optimizer, batch, args):
     # The memories. Each network goes over the sequences once.
     # DEVIATION: the authors step the critic first and run actor and critic again for the actor's
     # loss (5 passes of an RNN, 3 of them backwards); here both losses see the same networks
-    # (3 passes, 2 backwards). It learns as well: docs/rmf_sac_gru.md.
+    # (3 passes, 2 backwards). It learns: docs/rmf_sac_gru.md.
     c = h = k = None
     if critic.encoder:
         c = critic.encoder(*perceived)[0]  # (T+1, B, H)
