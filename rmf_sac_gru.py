@@ -57,7 +57,7 @@ PRESETS = {
         updates_per_step=1 / 30, learning_rate=1e-3, anneal_lr=True, autotune=False, alpha=0.01),
     "SemiCircle": dict(
         total_timesteps=480_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
-        gamma=0.95, td_lambda=0.9, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
+        gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
         learning_rate=1e-3, anneal_lr=True, autotune=False, alpha=0.01, anneal_alpha=True),
     "Pendulum": dict(
         total_timesteps=24_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
@@ -461,15 +461,16 @@ class GRUSteps(torch.autograd.Function):
         """x_gates (T, B, 3H), what x adds to the gates r, z, n; h0 (B, H) -> h_1..h_T (T, B, H)."""
         (T, B, _), H = x_gates.shape, weight.shape[1]
         h, h_n, n = (x_gates.new_empty(steps, B, H) for steps in (T + 1, T, T))
-        rz, h_gates = x_gates.new_empty(T, B, 2 * H), x_gates.new_empty(B, 3 * H)
-        (x_rz, x_n), (h_rz, h_n_t) = (x.split([2 * H, H], -1) for x in (x_gates, h_gates))
+        rz, x_n = x_gates[..., : 2 * H] + bias[: 2 * H], x_gates[..., 2 * H :]
+        h_gates = x_gates.new_empty(B, 3 * H)
+        h_rz, h_only_n = h_gates.split([2 * H, H], -1)
         h[0] = h0
-        for h_t, next_h, x_rz_t, x_n_t, rz_t, n_t, copy_t in zip(h, h[1:], x_rz, x_n, rz, n, h_n):
-            torch.addmm(bias, h_t, weight.t(), out=h_gates)
-            torch.add(x_rz_t, h_rz, out=rz_t).sigmoid_()
+        for h_t, next_h, rz_t, x_n_t, h_n_t, n_t in zip(h, h[1:], rz, x_n, h_n, n):
+            torch.mm(h_t, weight.t(), out=h_gates)
+            rz_t.add_(h_rz).sigmoid_()
+            torch.add(h_only_n, bias[2 * H :], out=h_n_t)
             torch.addcmul(x_n_t, rz_t[:, :H], h_n_t, out=n_t).tanh_()
             torch.lerp(n_t, h_t, rz_t[:, H:], out=next_h)  # (1 - z) n + z h
-            copy_t.copy_(h_n_t)
         ctx.save_for_backward(h, h_n, rz, n, weight)
         return h[1:]
 
@@ -477,10 +478,11 @@ class GRUSteps(torch.autograd.Function):
     def backward(ctx, grad):
         h, h_n, rz, n, weight = ctx.saved_tensors
         (T, B, H), (r, z) = n.shape, rz.chunk(2, -1)
-        aten, gates = torch.ops.aten, n.new_empty(T, B, 3, H)
-        by_n = aten.tanh_backward(1 - z, n)  # d h_t / d gate, for all steps at once
-        aten.sigmoid_backward(by_n * h_n, r, grad_input=gates[:, :, 0])
-        aten.sigmoid_backward(h[:-1] - n, z, grad_input=gates[:, :, 1])
+        gates = n.new_empty(T, B, 3, H)
+        by_n = (1 - z) * (1 - n**2)  # d h_t / d gate, for all steps at once
+        by_r, by_z = (rz * (1 - rz)).chunk(2, -1)
+        torch.mul(by_r, by_n * h_n, out=gates[:, :, 0])
+        torch.mul(by_z, h[:-1] - n, out=gates[:, :, 1])
         torch.mul(by_n, r, out=gates[:, :, 2])
         dh, following = torch.empty_like(n), torch.zeros_like(h[0])
         steps = zip(grad, dh, gates, z.contiguous())
@@ -941,7 +943,8 @@ def train(args):
         # One row of numbers: means over the round.
         env_step, n_updates, owed = env_step + new_steps, n_updates + len(scalars), owed % 1
         steps_per_second = new_steps / (time.monotonic() - round_started)
-        row = {k: torch.stack([s[k] for s in scalars]).mean().item() for k in (scalars or [{}])[0]}
+        row = {k: torch.stack([s[k] for s in scalars if k in s]).mean().item()
+               for k in set().union(*scalars)}
         row |= {"charts/episodic_return": episodes.returns.mean(), "charts/SPS": steps_per_second,
                 "charts/episodic_length": episodes.n_steps.mean()}
         if learning:

@@ -348,6 +348,15 @@ def test_semi_circle_goals_lie_on_the_half_circle_and_depend_on_task_seed_only()
     assert not np.array_equal(one["train"], other["train"])
 
 
+def test_semi_circle_heldout_goals_cover_the_half_circle_evenly():
+    """One goal in each hundredth of the half circle, every fifth of these held out."""
+    tasks = SemiCircleEnv(task_seed=3).lanes.tasks
+    hundredth = {k: np.arctan2(g[:, 1], g[:, 0]) / np.pi * 100 for k, g in tasks.items()}
+    np.testing.assert_array_equal(np.floor(hundredth["heldout"]), np.arange(20) * 5 + 2)
+    both = np.sort(np.concatenate([hundredth["train"], hundredth["heldout"]]))
+    np.testing.assert_array_equal(np.floor(both), np.arange(100))
+
+
 @pytest.mark.parametrize("name, n_train", [("Wind", 40), ("SemiCircle", 80)])
 def test_train_draws_only_training_tasks_and_heldout_covers_each_other_task_once(name, n_train):
     _, vector_class = POINT_MASSES[name]
