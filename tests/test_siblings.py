@@ -1,0 +1,167 @@
+"""What is true of the scripts as a family: the same idea is the same text, and each one lives."""
+
+import ast
+import signal
+import subprocess
+import sys
+import time
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toy_envs  # noqa: F401  (registers the ids)
+from conftest import TINY_RUN, numbers, read_metrics, reproducible
+
+import ppo_gru_baseline as ppo
+import rmf_sac_gru as sac
+import rmf_td3_lstm as td3
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    sac: TINY_RUN, td3: TINY_RUN,
+    ppo: ("--env-id Pendulum-V-v0 --max-episode-steps 10 --num-envs 2 --total-timesteps 320"
+          " --eval-interval 100 --eval-episodes 2 --num-steps 16 --num-minibatches 2"
+          " --update-epochs 2 --rnn-size 8 --hidden-sizes 8 8 --embeddings 4 2 8").split()}
+every_sibling = pytest.mark.parametrize("script", [td3, ppo], ids=lambda s: s.__name__)
+
+# Name -> why its text is not the same in two scripts that both have it.
+MAY_DIFFER = {
+    "Args": "the algorithm's own flags",
+    "parse_args": "PPO has no published recipe, but A2C's defaults",
+    "POMDP": "PPO takes discrete actions, too, and counts no goal as terminal",
+    "Encoder": "where GRU is the default it is the one by hand, elsewhere torch's",
+    "Actor": "a distribution, or one action", "Agent": "its networks",
+    "actor_loss": "the algorithm", "update": "the algorithm",
+    "COLUMNS": "the losses", "PRESETS": "tuned for each",
+    "draw_curve": "PPO plays no random actions first",
+    "train": "PPO has no buffer", "evaluate_run": "PPO's agent is told if actions are discrete",
+}
+
+
+def blocks(script):
+    """-> name of each class, function and constant at module level -> its text."""
+    text = Path(script.__file__).read_text()
+    nodes = ast.parse(text).body
+    named = {n.name: n for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
+    named |= {n.targets[0].id: n for n in nodes if isinstance(n, ast.Assign)}
+    return {name: ast.get_source_segment(text, n) for name, n in named.items()}
+
+
+@pytest.mark.parametrize("one, other", list(combinations([sac, td3, ppo], 2)),
+                         ids=lambda s: s.__name__)
+def test_what_is_the_same_idea_is_the_same_text(one, other):
+    a, b = blocks(one), blocks(other)
+    common = a.keys() & b.keys() - MAY_DIFFER.keys()
+    assert [name for name in sorted(common) if a[name] != b[name]] == []
+    assert len(common) >= 15
+
+
+def test_the_run_flags_are_the_same_in_all_scripts():
+    def run_flags(script):
+        text = blocks(script)["Args"]
+        lines = text.split("# --- the algorithm")[0].split("\n")
+        return [line.split(":")[0].strip() for line in lines
+                if ": " in line and "=" in line and '"""' not in line]
+
+    off_policy = run_flags(sac)
+    assert run_flags(td3) == off_policy
+    assert run_flags(ppo) == [name for name in off_policy if name != "paper"]
+
+
+# --- EACH SIBLING'S LIFE --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """-> function: script, flags -> folder of a new finished run in this process."""
+
+    def start(script, *flags):
+        runs_dir = tmp_path / f"runs{len(list(tmp_path.iterdir()))}"
+        return script.main([*TINY[script], "--runs-dir", str(runs_dir), *map(str, flags)])
+
+    return start
+
+
+@every_sibling
+@pytest.mark.parametrize("flags", [
+    [], ["--policy", "markov"], ["--policy", "oracle"], ["--rnn", "lstm", "--inputs", "o"],
+    ["--rnn", "gru", "--inputs", "oar"],
+], ids=lambda f: " ".join(f) or "default")
+def test_a_run_takes_gradient_steps_and_changes_every_weight(script, flags, run, monkeypatch):
+    before, update = [], script.update
+
+    def keep_the_first_weights(agent, *rest):
+        if not before:
+            before.append({k: v.clone() for k, v in agent.state_dict().items()})
+        return update(agent, *rest)
+
+    monkeypatch.setattr(script, "update", keep_the_first_weights)
+    folder = run(script, *flags)
+    after = torch.load(folder / "checkpoint.pt", weights_only=True)["agent"]
+    assert [k for k, v in after.items() if torch.equal(v, before[0][k])] == []
+    rows = read_metrics(folder)
+    assert numbers(folder, "charts/updates")[-1] > 0 and rows[-1]["eval/return_mean"]
+    for column in [c for c in script.COLUMNS if c.startswith("losses/")]:
+        assert np.isfinite(numbers(folder, column)).all() and len(numbers(folder, column)) > 1
+
+
+@every_sibling
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(script, run):
+    first = reproducible(run(script))
+    assert reproducible(run(script)) == first
+    assert reproducible(run(script, "--seed", 2)) != first
+
+
+@every_sibling
+def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(script, run, tmp_path):
+    unbroken = run(script)
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, str(Path(script.__file__)), *TINY[script],
+               "--runs-dir", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+    folder = None
+    while process.poll() is None:  # kill it between its second evaluation and its end
+        folders = [f.parent for f in (tmp_path / "killed").glob("*/checkpoint.pt")]
+        rows = read_metrics(folders[0]) if folders else []
+        if sum(bool(r["eval/return_mean"]) for r in rows) >= 2 and len(rows) < 30:
+            process.send_signal(signal.SIGKILL)
+            folder = folders[0]
+            break
+        time.sleep(0.002)
+    process.wait()
+    assert folder and process.returncode == -signal.SIGKILL
+    assert reproducible(folder) != reproducible(unbroken)
+    script.main(["--resume", str(folder)])
+    assert reproducible(folder) == reproducible(unbroken)
+
+
+@every_sibling
+def test_evaluate_prints_the_last_evaluation_again(script, run, capsys):
+    folder = run(script)
+    capsys.readouterr()
+    script.main(["--evaluate", str(folder)])
+    assert capsys.readouterr().out.splitlines()[-1].endswith(
+        f"held-out return {numbers(folder, 'eval/return_mean')[-1]:.2f} +- "
+        f"{numbers(folder, 'eval/return_std')[-1]:.2f}")
+
+
+BAD_FLAGS = {
+    td3: {"--policy-noise -1": "--policy-noise -1", "--exploration-noise nan": "nan",
+          "--policy-frequency 0": "--policy-frequency 0", "--gamma 2": "--gamma 2",
+          "--env-id CartPole-V-v0": "Discrete(2)", "--learning-starts 320": "320"},
+    ppo: {"--num-minibatches 3": "--num-envs 2", "--num-minibatches 0": "--num-minibatches 0",
+          "--num-steps 0": "--num-steps 0", "--clip-coef 0": "--clip-coef 0",
+          "--gae-lambda 2": "--gae-lambda 2", "--env-id Image-v0": "(8, 8, 3)",
+          "--env-id Unbounded-v0": "inf", "--ent-coef -1": "--ent-coef -1"},
+}
+
+
+@pytest.mark.parametrize("script, flags", [(s, f) for s in BAD_FLAGS for f in BAD_FLAGS[s]])
+def test_bad_flags_are_refused_in_a_line_that_names_them(script, flags, tmp_path):
+    with pytest.raises(script.UsageError) as error:
+        script.main([*TINY[script], *flags.split(), "--runs-dir", str(tmp_path / "runs")])
+    message = str(error.value)
+    assert BAD_FLAGS[script][flags] in message and flags.split()[0] in message
+    assert "\n" not in message and not (tmp_path / "runs").exists()
