@@ -1,0 +1,134 @@
+"""What is true of the grid runner: what is finished is kept, what broke goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY_RUN, reproducible
+
+import rmf_sac_gru as rmf
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+import grid  # noqa: E402
+
+FLAGS = dict(zip(TINY_RUN[::2], TINY_RUN[1::2]))
+TABLE = '''
+script = "rmf_sac_gru.py"
+seeds = [1, 2]
+max_episode_steps = 10
+num_envs = 2
+total_timesteps = 320
+learning_starts = 40
+eval_interval = 40
+eval_episodes = 2
+updates_per_step = 0.16
+rnn_size = 8
+batch_size = 4
+hidden_sizes = [[8, 8]]
+[[run]]
+env_id = "Pendulum-V-v0"
+policy = ["recurrent", "markov"]
+'''
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.toml"
+    path.write_text(TABLE)
+    return path
+
+
+def command(table, *flags):
+    return [sys.executable, "experiments/grid.py", str(table), "--runs-dir",
+            str(table.parent / "runs"), *flags]
+
+
+def run_folders(table):
+    """Name of a job -> its run folders."""
+    return {p.name: sorted(f for f in p.iterdir() if f.is_dir())
+            for p in (table.parent / "runs").iterdir()}
+
+
+def test_a_table_is_the_product_of_its_lists():
+    jobs = grid.jobs_of({
+        "script": "rmf_sac_gru.py", "seeds": [1, 2],
+        "run": [{"env_id": "Wind-v0", "policy": ["markov", "oracle"], "autotune": True},
+                {"env_id": ["A-v0"], "hidden_sizes": [[4, 5]], "anneal_lr": [False],
+                 "seeds": [7]}]})
+    assert len(jobs) == 2 * 2 + 1
+    assert ["rmf_sac_gru.py", "--env-id", "Wind-v0", "--policy", "oracle", "--autotune",
+            "--seed", "2"] in jobs.values()
+    assert ["rmf_sac_gru.py", "--env-id", "A-v0", "--hidden-sizes", "4", "5", "--no-anneal-lr",
+            "--seed", "7"] in jobs.values()
+
+
+def test_killed_with_its_workers_it_resumes_what_broke_and_keeps_what_is_finished(table):
+    process = subprocess.Popen(command(table, "--workers", "2"), cwd=ROOT, start_new_session=True,
+                               stdout=subprocess.DEVNULL)
+    jobs = grid.jobs_of(grid.tomllib.loads(TABLE))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # kill all when one is done and another one is under way
+        shares = [grid.state_of(table.parent / "runs" / name)[0] for name in jobs]
+        if 1.0 in shares and any(0 < share < 1 for share in shares):
+            break
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {name: (folders[0] / "metrics.csv").stat().st_mtime_ns
+                for name, folders in run_folders(table).items()
+                if grid.state_of(table.parent / "runs" / name)[0] == 1}
+    assert 1 <= len(finished) < 4
+    out = subprocess.run(command(table, "--workers", "2"), cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert out.stdout.startswith(f"4 runs, {len(finished)} finished before")
+    for name, folders in run_folders(table).items():
+        assert grid.state_of(table.parent / "runs" / name)[0] == 1
+        if name in finished:
+            assert (folders[0] / "metrics.csv").stat().st_mtime_ns == finished[name]
+    # The numbers are those of unbroken runs.
+    for name, (script, *flags) in jobs.items():
+        unbroken = rmf.main([*flags, "--runs-dir", str(table.parent / "unbroken")])
+        broken = [f for f in run_folders(table)[name] if (f / "checkpoint.pt").exists()][-1]
+        assert reproducible(broken) == reproducible(unbroken)
+    again = subprocess.run(command(table, "--list"), cwd=ROOT, capture_output=True, text=True)
+    assert [line.split()[0] for line in again.stdout.splitlines()] == ["100%"] * 4
+
+
+def test_a_run_whose_runner_was_killed_is_waited_for_and_not_started_twice(table):
+    (name, job), *_ = grid.jobs_of(grid.tomllib.loads(TABLE)).items()
+    lone = f"import grid; grid.run_job({name!r}, {job!r}, {str(table.parent / 'runs')!r})"
+    process = subprocess.Popen([sys.executable, "-c", lone], cwd=ROOT / "experiments")
+    folder = table.parent / "runs" / name
+    while not list(folder.glob("*/checkpoint.pt")):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert grid.run_job(name, job, table.parent / "runs") == 0
+    assert grid.state_of(folder)[0] == 1 and len(list(folder.glob("*/config.json"))) == 1
+
+
+def test_a_run_that_fails_is_named_with_its_last_words(table):
+    table.write_text(TABLE.replace('["recurrent", "markov"]', '"nonsense"'))
+    out = subprocess.run(command(table), cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode != 0 and "FAILED rmf_sac_gru__" in out.stdout
+    assert "2 runs failed" in out.stderr and "Traceback" not in out.stderr
+
+
+def test_on_ray_a_killed_worker_is_replaced_and_its_run_resumes(table):
+    pytest.importorskip("ray")
+    process = subprocess.Popen(command(table, "--workers", "2", "--engine", "ray"), cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True)
+    runs = table.parent / "runs"
+    while not list(runs.glob("*/*/checkpoint.pt")):
+        time.sleep(0.005)
+    (lock, *_) = runs.glob("*/lock")
+    holders = subprocess.run(["fuser", str(lock)], capture_output=True, text=True).stdout.split()
+    for pid in holders:  # the worker of Ray and its run
+        os.kill(int(pid), signal.SIGKILL)
+    assert process.wait(timeout=180) == 0 and holders
+    assert all(grid.state_of(folder)[0] == 1 for folder in runs.iterdir())
