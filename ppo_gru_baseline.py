@@ -51,11 +51,11 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
-    "Pendulum": dict(inputs="oar", num_steps=200, gamma=0.95),
-    "CartPole": dict(total_timesteps=300_000, num_envs=8, eval_interval=10_000),
-    "Wind": dict(total_timesteps=1_500_000, num_envs=40, eval_interval=60_000, num_steps=75),
-    "SemiCircle": dict(total_timesteps=2_400_000, num_envs=40, eval_interval=96_000,
-                       eval_episodes=100, inputs="or", num_steps=120),
+    "Pendulum": dict(num_envs=64, num_steps=50, inputs="oar", gamma=0.95),
+    "CartPole": dict(total_timesteps=150_000, eval_interval=10_000),
+    "Wind": dict(num_envs=80, eval_interval=60_000, num_steps=75),
+    "SemiCircle": dict(num_envs=80, eval_interval=96_000, eval_episodes=100, inputs="or",
+                       num_steps=120),
 }
 A2C = dict(num_steps=16, update_epochs=1, num_minibatches=1)  # --algo a2c, for all environments
 

@@ -60,7 +60,7 @@ PRESETS = {
         gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
         learning_rate=1e-3, anneal_lr=True, autotune=False, alpha=0.01, anneal_alpha=True),
     "Pendulum": dict(
-        total_timesteps=24_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
+        total_timesteps=30_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
         updates_per_step=0.4, learning_rate=1e-3, anneal_lr=True),
 }

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import rmf_sac_gru as rmf
+import ppo_gru_baseline as ppo
+import rmf_sac_gru as sac
+import rmf_td3_lstm as td3
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "rmf_sac_gru.py"
-PAGE = ROOT / "docs" / "rmf_sac_gru.md"
+SCRIPTS = [sac, td3, ppo]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHER_TOOLS = {"--help", "--upgrade", "--index-url", "--extra-index-url", "--depth"}
 
@@ -21,11 +22,13 @@ def flag(field):
     return "--" + field.replace("_", "-")
 
 
+every_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 
 
-def test_every_argument_has_a_help_text_of_its_own():
-    tree = ast.parse(SCRIPT.read_text())
+@every_script
+def test_every_argument_has_a_help_text_of_its_own(script):
+    tree = ast.parse(Path(script.__file__).read_text())
     (body,) = [n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Args"]
     texts = {}
     for node, following in zip(body, body[1:]):
@@ -33,23 +36,26 @@ def test_every_argument_has_a_help_text_of_its_own():
             value = following.value if isinstance(following, ast.Expr) else None
             text = value.value if isinstance(value, ast.Constant) else None
             texts[node.target.id] = text if isinstance(text, str) else None
-    assert list(texts) == [f.name for f in fields(rmf.Args)]
+    assert list(texts) == [f.name for f in fields(script.Args)]
     assert [name for name, text in texts.items() if not (text and len(text.strip()) > 8)] == []
     assert len(set(texts.values())) == len(texts)
 
 
-def test_the_page_lists_exactly_the_metrics_that_are_logged():
-    text = PAGE.read_text()
+@every_script
+def test_the_page_lists_exactly_the_metrics_that_are_logged(script):
+    text = (ROOT / "docs" / f"{script.__name__}.md").read_text()
     named = set(re.findall(r"`((?:losses|charts|grads|eval)/[^`]*)`", text))
-    assert named - set(rmf.COLUMNS) == set()
+    assert named - set(script.COLUMNS) == set()
     table = "\n".join(line for line in text.splitlines() if line.startswith("|"))
-    assert [column for column in rmf.COLUMNS if f"`{column}`" not in table] == []
+    assert [column for column in script.COLUMNS if f"`{column}`" not in table] == []
 
 
 @every_page
 def test_every_flag_in_the_docs_exists(page):
-    flags = {flag(f.name) for f in fields(rmf.Args)}
-    flags |= {flag("no_" + f.name) for f in fields(rmf.Args) if f.type is bool}
+    scripts = [s for s in SCRIPTS if s.__name__ == page.stem] or SCRIPTS  # a script's own page
+    arguments = [f for s in scripts for f in fields(s.Args)]
+    flags = {flag(f.name) for f in arguments}
+    flags |= {flag("no_" + f.name) for f in arguments if f.type is bool}
     for file in (ROOT / "experiments").glob("*.py"):
         flags |= set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)", file.read_text()))
     mentioned = set(re.findall(r"(?<![\w!-])--[a-z][a-z0-9-]*", page.read_text()))
@@ -73,8 +79,10 @@ def test_every_link_leads_to_a_file_and_a_line(page):
     assert broken == []
 
 
-def test_a_link_to_a_line_lands_on_what_it_names():
-    links = re.findall(r"\[`(\w+)`\]\(\.\./([\w./]+)#L(\d+)\)", PAGE.read_text())
+@every_script
+def test_a_link_to_a_line_lands_on_what_it_names(script):
+    page = ROOT / "docs" / f"{script.__name__}.md"
+    links = re.findall(r"\[`(\w+)`\]\(\.\./([\w./]+)#L(\d+)\)", page.read_text())
     assert links
     for name, path, line in links:
         assert name in (ROOT / path).read_text().splitlines()[int(line) - 1], (name, line)
@@ -86,7 +94,7 @@ def test_no_file_names_a_path_of_somebodys_machine():
     names = git.stdout.splitlines() or [  # no git: an unpacked archive
         p.relative_to(ROOT) for p in ROOT.rglob("*") if ".venv" not in p.parts]
     files = [ROOT / name for name in names if (ROOT / name).is_file()]
-    assert SCRIPT in files
+    assert all(Path(s.__file__) in files for s in SCRIPTS)
     places = b"work", b"home", b"root", b"tmp", b"Users"
     pattern = re.compile(rb"(?<![\w.~-])/(?:" + b"|".join(places) + rb")/\w")
     assert pattern.search(b"cd /" + b"tmp/x") and not pattern.search(b"https://a.org/" + b"home/x")
