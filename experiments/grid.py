@@ -1,11 +1,12 @@
 """Run scripts x environments x flags x seeds, as a small table (TOML) says, and pick up what broke.
 
-    python experiments/grid.py experiments/example.toml --runs-dir runs/example --workers 2
-    python experiments/grid.py experiments/example.toml --runs-dir runs/example --list
-    python experiments/grid.py experiments/example.toml --runs-dir runs/example --engine ray
+    python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --workers 2
+    python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --list
+    python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --engine ray
 
-In the table, each [[run]] has a `script`, `seeds`, and flags of that script; a list of values means
-one run for each of them. Keys above the first [[run]] hold for all.
+In the table, each [[run]] has a `script`, `seeds`, and flags of that script; a list of values
+means one run for each of them (a flag that takes several values: a list of lists). Keys above the
+first [[run]] hold for all, those in it win.
 
     script = "rmf_sac_gru.py"
     seeds = [1, 2, 3]
@@ -46,11 +47,10 @@ def jobs_of(table):
         script, seeds = run.pop("script", None), run.pop("seeds", [1])
         if script is None or not (ROOT / script).is_file():
             sys.exit(f"error: script = {script!r}: name a script of this folder in each [[run]]")
-        # A list of lists is a list of values; a plain list is, too.
         values = [v if isinstance(v, list) else [v] for v in run.values()]
         for seed, *chosen in itertools.product(seeds, *values):
             flags = dict(zip(run, chosen)) | {"seed": seed}
-            name = "__".join([Path(script).stem, *(f"{k}-{v}" for k, v in flags.items())])
+            name = "__".join([Path(script).stem, *(f"{k}-{flags[k]}" for k in sorted(flags))])
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
             jobs[name] = [script, *itertools.chain(*map(as_flag, flags.items()))]
     return jobs

@@ -67,6 +67,16 @@ def test_a_table_is_the_product_of_its_lists():
             "--seed", "7"] in jobs.values()
 
 
+def test_the_tables_of_the_lessons_hold_runs_that_their_scripts_accept():
+    import importlib
+
+    for path in sorted((ROOT / "experiments" / "lessons").glob("*.toml")):
+        jobs = grid.jobs_of(grid.tomllib.loads(path.read_text()))
+        assert len(jobs) >= 12
+        for script, *flags in jobs.values():
+            importlib.import_module(script.removesuffix(".py")).parse_args(flags)
+
+
 def test_killed_with_its_workers_it_resumes_what_broke_and_keeps_what_is_finished(table):
     process = subprocess.Popen(command(table, "--workers", "2"), cwd=ROOT, start_new_session=True,
                                stdout=subprocess.DEVNULL)
