@@ -2,7 +2,7 @@
 
     python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --workers 2
     python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --list
-    python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --engine ray
+    python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/ray --engine ray
 
 In the table, each [[run]] has a `script`, `seeds`, and flags of that script; a list of values
 means one run for each of them (a flag that takes several values: a list of lists). Keys above the
