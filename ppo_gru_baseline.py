@@ -51,7 +51,8 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
-    "Pendulum": dict(num_envs=64, num_steps=50, inputs="oar", gamma=0.95),
+    "Pendulum": dict(total_timesteps=300_000, num_envs=64, eval_interval=10_000, num_steps=50,
+                     inputs="oar", gamma=0.95),
     "CartPole": dict(total_timesteps=150_000, eval_interval=10_000),
     "Wind": dict(num_envs=80, eval_interval=60_000, num_steps=75),
     "SemiCircle": dict(num_envs=80, eval_interval=96_000, eval_episodes=100, inputs="or",

@@ -732,7 +732,7 @@ def update(agent, optimizer, batch, args):
 
     # The target follows the critic.
     with torch.no_grad():
-        torch._foreach_lerp_(list(agent.critic_target.parameters()), agent.critic_trains, args.tau)
+        torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()), args.tau)
     return {name: value.detach() for name, value in scalars.items()}
 
 

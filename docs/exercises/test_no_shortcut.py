@@ -1,0 +1,14 @@
+"""Lesson 5: without the shortcut, the actor's head sees the memory and nothing else."""
+
+import torch
+
+
+def test_the_action_depends_on_the_observation_through_the_memory_only(script):
+    args = script.Args(rnn_size=8, hidden_sizes=(8, 8))
+    torch.manual_seed(0)
+    actor = script.Agent(3, 2, args).actor
+    h, obs = torch.randn(4, 5, 8), torch.randn(4, 5, 3)
+    mean, log_std = actor(h, obs)
+    for changed, same in (((h, obs + 1), True), ((h + 1, obs), False)):
+        other_mean, other_std = actor(*changed)
+        assert torch.equal(mean, other_mean) == torch.equal(log_std, other_std) == same

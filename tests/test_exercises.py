@@ -1,0 +1,77 @@
+"""What is true of the course's exercises: a right answer passes, the unchanged script does not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Check -> script, and an answer: pairs of a text and what takes its place.
+ANSWERS = {
+    "test_time": ("rmf_sac_gru.py", [
+        ("        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)\n",
+         "        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)\n"
+         "        obs = np.c_[obs, np.full(self.n, self.t / 100, np.float32)]\n"),
+        ("        self.rng = np.random.default_rng(seed)\n",
+         "        self.rng, self.t = np.random.default_rng(seed), 0\n"),
+        ("= self.envs.step(action)\n", "= self.envs.step(action)\n        self.t += 1\n"),
+        ("self.obs_dim, self.action_dim = len(self.keep), len(self.low)",
+         "self.obs_dim, self.action_dim = len(self.keep) + 1, len(self.low)")]),
+    "test_actor_only": ("rmf_sac_gru.py", [
+        ("        self.actor_trains = list(self.actor.parameters())",
+         "        if args.shared_encoder == 'actor-only':\n"
+         "            self.critic_trains = [p for name, p in self.critic.named_parameters()\n"
+         "                                  if not name.startswith('encoder.')]\n"
+         "        self.actor_trains = list(self.actor.parameters())")]),
+    "test_unclipped": ("ppo_gru_baseline.py", [
+        ("torch.minimum(ratio * advantage, clipped * advantage)", "ratio * advantage")]),
+    "test_burn_in": ("rmf_sac_gru.py", [
+        ("tensor(t[:-1] < n))", "tensor((t[:-1] < n) & ((t[:-1] >= start + 5) | (start == 0))))")]),
+    "test_no_shortcut": ("rmf_sac_gru.py", [
+        ("self.head(memory, F.relu(self.embed(obs))).chunk(2, -1)",
+         "self.head(memory, 0 * F.relu(self.embed(obs))).chunk(2, -1)")]),
+    "test_n_step": ("rmf_sac_gru.py", [
+        ("    assert next_value.shape == batch.reward.shape == batch.mask.shape\n", '''\
+    T, y = len(batch.reward), next_value
+    last = 1 - torch.cat([batch.mask[1:], torch.zeros_like(batch.mask[:1])])
+    for k in range(3):
+        # from the third reward backwards: y_t = r_t + gamma (1 - terminal_t) y_{t+1}
+        if k:
+            following = torch.cat([y[1:], next_value[-1:]])
+            follow = torch.where(last.bool(), next_value, following)
+        else:
+            follow = next_value
+        y = batch.reward + args.gamma * (1 - batch.terminal) * follow
+    return y
+''')]),
+}
+
+
+def check(name, script):
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", f"docs/exercises/{name}.py"],
+                          cwd=ROOT, env=os.environ | {"SCRIPT": str(script)}, capture_output=True,
+                          text=True)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_passes_and_the_unchanged_script_does_not(name, tmp_path):
+    script, changes = ANSWERS[name]
+    text = (ROOT / script).read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    answer = tmp_path / "answer.py"
+    answer.write_text(text)
+    assert check(name, ROOT / script).returncode == 1
+    result = check(name, answer)
+    assert result.returncode == 0, result.stdout
+
+
+def test_every_exercise_has_an_answer_and_a_lesson():
+    checks = {p.stem for p in (ROOT / "docs" / "exercises").glob("test_*.py")}
+    assert checks == set(ANSWERS)
+    lessons = (ROOT / "docs" / "lessons.md").read_text()
+    assert [name for name in checks if f"docs/exercises/{name}.py" not in lessons] == []
