@@ -2,10 +2,12 @@
 
     python experiments/plot.py picture.png runs/Wind-v0__* runs/SemiCircle-v0__*
     python experiments/plot.py picture.png --by shared_encoder runs/Pendulum-V-v0__*
+    python experiments/plot.py picture.png --by script,algo --table table.csv runs/lessons/*/*
 
 Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
-to the highest as a band. `--by` names the arguments (of config.json) that tell groups apart. Prints
-a table of the last evaluations, one row per group.
+to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
+`script`. Prints the last evaluations, one row per group; `--table` writes them, one row per run.
+Folders without a run in them are passed over.
 """
 
 import argparse
@@ -24,29 +26,42 @@ import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
 
 
 def load(folder, column):
-    """-> arguments of the run, env steps (n,), the values of one column there (n,)."""
-    args = json.loads((folder / "config.json").read_text())["args"]
+    """-> arguments of the run, env steps (n,), the values of one column there (n,), last row."""
+    config = json.loads((folder / "config.json").read_text())
     with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row[column]]
-    steps = np.array([float(row["env_step"]) for row in rows])
-    return args, steps, np.array([float(row[column]) for row in rows])
+        rows = list(csv.DictReader(file))
+    values = [(float(row["env_step"]), float(row[column])) for row in rows if row[column]]
+    args = config["args"] | {"script": Path(config["script"]).stem}
+    return args, *np.array(values).reshape(-1, 2).T, rows[-1] | {"git": config["git_commit"][:7]}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--by", default="policy", help="arguments that tell groups apart: a,b,c")
+    parser.add_argument("--by", default="policy", help="what tells groups apart: a,b,c")
+    parser.add_argument("--table", type=Path, help="write a row per run to this CSV file")
     parser.add_argument("--column", default="eval/return_mean", help="column of metrics.csv")
     parser.add_argument("--log", action="store_true", help="logarithmic y axis")
     options = parser.parse_args()
 
     groups = defaultdict(dict)  # env id -> label -> list of (seed, steps, values)
+    table = []
     for folder in options.folders:
-        args, steps, values = load(folder, options.column)
-        label = ", ".join(str(args[k]) if k == "policy" else f"{k} {args[k]}"
-                          for k in options.by.split(","))
+        if not (folder / "metrics.csv").exists():
+            continue
+        args, steps, values, last = load(folder, options.column)
+        label = ", ".join(str(args[k]) if k in ("policy", "script", "algo") else f"{k} {args[k]}"
+                          for k in options.by.split(",") if k in args)
         groups[args["env_id"]].setdefault(label, []).append((args["seed"], steps, values))
+        table.append({"env_id": args["env_id"], "group": label, "seed": args["seed"]} | {
+            k: last[k] for k in ("env_step", "charts/updates", "eval/return_mean",
+                                 "eval/return_std", "eval/success_rate", "seconds", "git")})
+    if options.table:
+        with options.table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, table[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(sorted(table, key=lambda r: (r["env_id"], r["group"], r["seed"])))
 
     figure = Figure(figsize=(5.2 * len(groups), 3.8), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
