@@ -53,15 +53,15 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
     "Wind": dict(
-        total_timesteps=225_000, num_envs=20, eval_interval=7_500, gamma=0.95,
+        total_timesteps=225_000, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.9,
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
-        updates_per_step=1 / 30, learning_rate=1e-3, anneal_lr=True),
+        updates_per_step=0.05, learning_rate=1e-3, anneal_lr=True, exploration_noise=0.3),
     "SemiCircle": dict(
         total_timesteps=480_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
         gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
         learning_rate=1e-3, anneal_lr=True),
     "Pendulum": dict(
-        total_timesteps=24_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
+        total_timesteps=30_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
         updates_per_step=0.4, learning_rate=1e-3, anneal_lr=True),
 }
