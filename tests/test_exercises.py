@@ -1,6 +1,7 @@
 """What is true of the course's exercises: a right answer passes, the unchanged script does not."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,25 @@ def test_every_exercise_has_an_answer_and_a_lesson():
     assert checks == set(ANSWERS)
     lessons = (ROOT / "docs" / "lessons.md").read_text()
     assert [name for name in checks if f"docs/exercises/{name}.py" not in lessons] == []
+
+
+# Bug -> a test that finds it.
+CAUGHT_BY = {
+    "bug_1": "test_ppo.py::test_no_memory_leaks_from_one_episode_into_the_next",
+    "bug_2": "test_wrapper.py",
+    "bug_3": "test_losses.py::test_a_masked_mean_is_the_mean_over_the_real_steps",
+}
+
+
+@pytest.mark.parametrize("bug", CAUGHT_BY)
+def test_a_bug_of_the_hunt_applies_and_a_test_finds_it(bug, tmp_path):
+    files = ["ppo_gru_baseline.py", "rmf_sac_gru.py", "rmf_td3_lstm.py", "pyproject.toml"]
+    for name in files:
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("envs", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    patch = ROOT / "docs" / "exercises" / "bugs" / f"{bug}.patch"
+    subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
+    result = subprocess.run([sys.executable, "-m", "pytest", "-q", f"tests/{CAUGHT_BY[bug]}"],
+                            cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1, result.stdout
