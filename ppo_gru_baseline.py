@@ -51,7 +51,7 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
-    "Pendulum": dict(total_timesteps=300_000, num_envs=64, eval_interval=10_000, num_steps=50,
+    "Pendulum": dict(total_timesteps=300_000, num_envs=64, eval_interval=25_600, num_steps=50,
                      inputs="oar", gamma=0.95),
     "CartPole": dict(total_timesteps=150_000, eval_interval=10_000),
     "Wind": dict(num_envs=80, eval_interval=60_000, num_steps=75),
@@ -95,7 +95,8 @@ class Args:
     evaluate: str | None = None
     """run folder: load its checkpoint, play held-out episodes, print the score, train nothing"""
     eval_interval: int = 25_000
-    """env steps between two evaluations; each one is followed by a checkpoint"""
+    """env steps between two evaluations; each one is followed by a checkpoint, and the lanes start
+    anew: let it be several episodes in each lane"""
     eval_episodes: int = 20
     """held-out episodes per evaluation, deterministic actions, the same ones each time"""
 
@@ -141,9 +142,9 @@ class Args:
     anneal_lr: bool = True
     """lower the step size linearly to 0 over the run"""
     norm_obs: bool = True
-    """shift and scale observations to mean 0, variance 1 of all seen so far"""
+    """shift and scale observations to mean 0, variance 1 of all seen so far, cut at -10 and 10"""
     norm_reward: bool = True
-    """divide rewards by the standard deviation of the discounted return"""
+    """divide rewards by the standard deviation of the discounted return, cut at -10 and 10"""
 
     def __post_init__(self):
         whole = "num_envs eval_interval eval_episodes total_timesteps torch_threads rnn_size"
@@ -160,9 +161,7 @@ class Args:
         rules |= {
             "flicker": (lambda x: 0 <= x < 1, "from 0 up to, but not, 1"),
             "max_episode_steps": (lambda x: x is None or x >= 1, "None or a number from 1 up"),
-            "observe": (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4"),
-            "num_minibatches": (lambda x: 1 <= x <= self.num_envs,
-                                f"from 1 to --num-envs {self.num_envs}: a part is whole lanes")}
+            "observe": (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4")}
         for name, (holds, rule) in rules.items():
             if not holds(getattr(self, name)):
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
@@ -268,7 +267,7 @@ class POMDP:
         return obs.astype(np.float32)
 
     def reset(self, seed):
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
         return self._see(self.envs.reset(seed=seed)[0])
 
     def step(self, action):
@@ -290,7 +289,7 @@ class Episodes(NamedTuple):
     """One episode per lane. Row t is what is perceived at step t: o_t, a_{t-1}, r_{t-1} and
     whether step t-1 was terminal; an episode of k steps has rows 0 to k, row 0 without a past."""
 
-    rows: np.ndarray  # (T+1, n) of the buffer's row type
+    rows: np.ndarray  # (T+1, n) of `row_dtype`
     n_steps: np.ndarray  # (n,)
     success: np.ndarray | None  # (n,) ever inside the goal
 
@@ -303,6 +302,7 @@ class Episodes(NamedTuple):
         return self.rewards.sum(0, dtype=np.float64)
 
 
+# For evaluation alone: what is learnt from is played by `Lanes`, below.
 def play(env, act, seed, frames=None):
     """Play one whole episode in every lane. A lane that ends early waits for the longest one: its
     rows after the end belong to no episode and are never used.
@@ -464,8 +464,8 @@ class Encoder(nn.Module):
 
 
 class Head(nn.Module):
-    """MLP over [memory, x]. The first layer's product with the memory is a call of its own, since
-    the critic needs it once for two actions: the one in the buffer and the policy's."""
+    """MLP over [memory, x]. The first layer's product with the memory is a call of its own: a Q
+    needs it once for two actions, the one that was taken and the policy's."""
 
     def __init__(self, n_memory, n_x, hidden_sizes, n_out):
         super().__init__()
@@ -744,6 +744,9 @@ def draw_curve(folder, args, references):
 
 def train(args):
     """Play, learn, evaluate, until --total-timesteps. Returns the run folder."""
+    if args.num_minibatches > args.num_envs:
+        raise UsageError(f"--num-minibatches {args.num_minibatches}: a part is whole lanes; must "
+                         f"be at most --num-envs {args.num_envs}")
     torch.set_num_threads(args.torch_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)  # the minibatches, and the seeds of the episodes
@@ -811,8 +814,8 @@ def train(args):
     if not saved:
         record({}, evaluation_due=True)
     while env_step < args.total_timesteps and not stop:
-        # Every lane plays a segment. After a checkpoint the lanes start anew, so that a resumed run
-        # sees what an unbroken one sees.
+        # Every lane plays a segment. After an evaluation the lanes start anew, so that a run which
+        # is killed and goes on from its last evaluation sees what an unbroken one sees.
         round_started = time.monotonic()
         if restart:
             lanes.reset(int(rng.integers(2**31)))
@@ -825,7 +828,7 @@ def train(args):
         scalars = list(update(agent, optimizer, segment, args, rng))
         # One row of numbers: means over the round.
         env_step, n_updates = env_step + new_steps, n_updates + len(scalars)
-        steps_per_second = new_steps / (time.monotonic() - round_started)
+        steps_per_second = max(new_steps, 1) / (time.monotonic() - round_started)
         row = {k: torch.stack([s[k] for s in scalars]).mean().item() for k in scalars[0]}
         row |= {"charts/SPS": steps_per_second}
         if finished:

@@ -294,7 +294,7 @@ class POMDP:
         return obs.astype(np.float32)
 
     def reset(self, seed):
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
         return self._see(self.envs.reset(seed=seed)[0])
 
     def step(self, action):
@@ -315,7 +315,7 @@ class Episodes(NamedTuple):
     """One episode per lane. Row t is what is perceived at step t: o_t, a_{t-1}, r_{t-1} and
     whether step t-1 was terminal; an episode of k steps has rows 0 to k, row 0 without a past."""
 
-    rows: np.ndarray  # (T+1, n) of the buffer's row type
+    rows: np.ndarray  # (T+1, n) of `row_dtype`
     n_steps: np.ndarray  # (n,)
     success: np.ndarray | None  # (n,) ever inside the goal
 
@@ -527,8 +527,8 @@ class Encoder(nn.Module):
 
 
 class Head(nn.Module):
-    """MLP over [memory, x]. The first layer's product with the memory is a call of its own, since
-    the critic needs it once for two actions: the one in the buffer and the policy's."""
+    """MLP over [memory, x]. The first layer's product with the memory is a call of its own: a Q
+    needs it once for two actions, the one that was taken and the policy's."""
 
     def __init__(self, n_memory, n_x, hidden_sizes, n_out):
         super().__init__()
@@ -932,7 +932,7 @@ def train(args):
         still = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
         if args.anneal_lr and learning:  # `still` falls from 1 to 0
             optimizer.param_groups[0]["lr"] = args.learning_rate * still
-        if args.anneal_alpha and learning:
+        if args.anneal_alpha and learning and not args.autotune:
             agent.log_alpha.data.fill_(np.log(args.alpha * still))
         owed += args.updates_per_step * new_steps * learning
         scalars = []

@@ -17,6 +17,7 @@ first [[run]] hold for all, those in it win.
 Each run is a process of its own, with a folder of its own under --runs-dir that holds its log. A
 run that is finished is skipped, a broken one goes on from its checkpoint: start the same command
 again after any interruption. Runs that two tables share are made once, if --runs-dir is the same.
+After changing a script or a preset take a new --runs-dir: finished runs are not made again.
 
 --engine ray spreads the runs over a Ray cluster whose machines share this folder (`pip install
 ray`; --address for one that is up, else a local one with --workers workers). Ray starts a run again
@@ -25,6 +26,7 @@ when its worker dies, and the run resumes.
 
 import argparse
 import fcntl
+import hashlib
 import itertools
 import json
 import subprocess
@@ -42,9 +44,13 @@ def jobs_of(table):
     """Parsed TOML -> {name: [script, flag, value, ...]}."""
     common = {k: v for k, v in table.items() if k != "run"}
     jobs = {}
-    for run in table.get("run", []):
+    if not isinstance(table.get("run"), list):
+        sys.exit("error: the table has no [[run]], in two brackets")
+    for run in table["run"]:
         run = common | run
         script, seeds = run.pop("script", None), run.pop("seeds", [1])
+        if "seed" in run:
+            sys.exit("error: seed: say seeds = [1, 2], a list, in the table")
         if script is None or not (ROOT / script).is_file():
             sys.exit(f"error: script = {script!r}: name a script of this folder in each [[run]]")
         values = [v if isinstance(v, list) else [v] for v in run.values()]
@@ -52,6 +58,8 @@ def jobs_of(table):
             flags = dict(zip(run, chosen)) | {"seed": seed}
             name = "__".join([Path(script).stem, *(f"{k}-{flags[k]}" for k in sorted(flags))])
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+            if len(name) > 150:  # too long for a folder's name
+                name = name[:140] + "-" + hashlib.sha1(name.encode()).hexdigest()[:8]
             jobs[name] = [script, *itertools.chain(*map(as_flag, flags.items()))]
     return jobs
 
@@ -71,13 +79,15 @@ def state_of(folder):
         total = json.loads((run / "config.json").read_text())["args"]["total_timesteps"]
         lines = (run / "metrics.csv").read_text().splitlines()
         done = float(lines[-1].split(",")[0]) / total if len(lines) > 1 else 0.0
-        complete = done >= 1 and not (run / "buffer.bin").exists()
+        # The last row comes first, then the checkpoint that belongs to it.
+        complete = done >= 1 and (
+            checkpoint.stat().st_mtime_ns >= (run / "metrics.csv").stat().st_mtime_ns)
         return (1.0 if complete else min(done, 0.99)), run
     return 0.0, None
 
 
 def run_job(name, command, runs_dir):
-    """Start or resume one run and wait for it -> its exit status."""
+    """Start or resume one run and wait for it -> 0 if it is finished."""
     folder = Path(runs_dir) / name
     folder.mkdir(parents=True, exist_ok=True)
     # The run itself inherits this lock. So if only we are killed and started again, we wait for the
@@ -89,25 +99,29 @@ def run_job(name, command, runs_dir):
             return 0
         script, *flags = command
         flags = ["--resume", str(run)] if run else [*flags, "--runs-dir", str(folder)]
-        return subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=log, stderr=log,
-                              pass_fds=[lock.fileno()]).returncode
+        status = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=log, stderr=log,
+                                pass_fds=[lock.fileno()]).returncode
+    return status or int(state_of(folder)[0] < 1)  # stopped by Ctrl-C is not finished
 
 
 def locally(jobs, runs_dir, workers):
     """Run all jobs on this machine; yields (name, exit status) as they end."""
-    with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(run_job, name, jobs[name], runs_dir): (name, 1) for name in jobs}
+    pool = ThreadPoolExecutor(workers)
+    running = {pool.submit(run_job, name, jobs[name], runs_dir): (name, 1) for name in jobs}
+    try:
         while running:
             ended, _ = wait(running, timeout=10, return_when=FIRST_COMPLETED)
             for future in ended:
                 name, attempt = running.pop(future)
-                status = future.result()
+                status = future.exception() or future.result()
                 if status and attempt < ATTEMPTS:
                     running[pool.submit(run_job, name, jobs[name], runs_dir)] = name, attempt + 1
                 else:
                     yield name, status
             if not ended:
                 yield None, None  # time to show progress
+    finally:  # after Ctrl-C, too: what has not begun does not begin
+        pool.shutdown(cancel_futures=True)
 
 
 def on_ray(jobs, runs_dir, workers, address):
@@ -121,7 +135,7 @@ def on_ray(jobs, runs_dir, workers, address):
     else:
         ray.init(num_cpus=workers, log_to_driver=False, include_dashboard=False)
     # max_retries: a worker that dies; retry_exceptions: a run that ends with an error.
-    remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS, retry_exceptions=True)(run_or_raise)
+    remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1, retry_exceptions=True)(run_or_raise)
     running = {remote.remote(name, jobs[name], str(Path(runs_dir).resolve())): name
                for name in jobs}
     while running:
@@ -182,12 +196,17 @@ def main():
         if name is None:
             print(text, end="\r" if sys.stdout.isatty() else "\n", flush=True)
             continue
-        log = (runs_dir / name / "log.txt").read_text().splitlines()
+        log = runs_dir / name / "log.txt"
+        words = [line for line in log.read_text().splitlines() if any(map(str.isalnum, line))]
         failed += [name] if status else []
-        print(f"{text} | {'FAILED ' if status else ''}{name}: {log[-1] if log else ''}", flush=True)
+        print(f"{text} | {'FAILED ' if status else ''}{name}: {words[-1] if words else status}",
+              flush=True)
     if failed:
         sys.exit(f"error: {len(failed)} runs failed: {' '.join(failed)}; each folder has a log.txt")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")

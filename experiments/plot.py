@@ -6,8 +6,8 @@
 
 Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
 to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
-`script`. Prints the last evaluations, one row per group; `--table` writes them, one row per run.
-Folders without a run in them are passed over.
+`script`; runs that differ in anything else are refused. Prints the last evaluations, one row per
+group; `--table` writes them, one row per run. Folders without a checkpoint are passed over.
 """
 
 import argparse
@@ -23,6 +23,10 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
+
+# Arguments that may differ within a group.
+THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "wandb_mode", "capture_video",
+                "torch_threads", "cuda"}
 
 
 def load(folder, column):
@@ -46,14 +50,19 @@ def main():
     options = parser.parse_args()
 
     groups = defaultdict(dict)  # env id -> label -> list of (seed, steps, values)
-    table = []
+    table, recipes = [], {}
     for folder in options.folders:
-        if not (folder / "metrics.csv").exists():
+        if not (folder / "checkpoint.pt").exists():
             continue
         args, steps, values, last = load(folder, options.column)
         label = ", ".join(str(args[k]) if k in ("policy", "script", "algo") else f"{k} {args[k]}"
                           for k in options.by.split(",") if k in args)
         groups[args["env_id"]].setdefault(label, []).append((args["seed"], steps, values))
+        first = recipes.setdefault((args["env_id"], label), args)
+        differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k)]
+        if differs:
+            sys.exit(f"error: {folder}: not the same as other runs of '{label}' in "
+                     f"{', '.join(differs)}; add it to --by, or leave the run out")
         table.append({"env_id": args["env_id"], "group": label, "seed": args["seed"]} | {
             k: last[k] for k in ("env_step", "charts/updates", "eval/return_mean",
                                  "eval/return_std", "eval/success_rate", "seconds", "git")})

@@ -16,8 +16,7 @@ ANSWERS = {
         ("        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)\n",
          "        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)\n"
          "        obs = np.c_[obs, np.full(self.n, self.t / 100, np.float32)]\n"),
-        ("        self.rng = np.random.default_rng(seed)\n",
-         "        self.rng, self.t = np.random.default_rng(seed), 0\n"),
+        ("        self.rng = np.random", "        self.t = 0\n        self.rng = np.random"),
         ("= self.envs.step(action)\n", "= self.envs.step(action)\n        self.t += 1\n"),
         ("self.obs_dim, self.action_dim = len(self.keep), len(self.low)",
          "self.obs_dim, self.action_dim = len(self.keep) + 1, len(self.low)")]),

@@ -122,6 +122,47 @@ def test_a_run_whose_runner_was_killed_is_waited_for_and_not_started_twice(table
     assert grid.state_of(folder)[0] == 1 and len(list(folder.glob("*/config.json"))) == 1
 
 
+def test_ctrl_c_stops_what_runs_starts_nothing_more_and_the_same_command_goes_on(table):
+    process = subprocess.Popen(command(table), cwd=ROOT, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list((table.parent / "runs").glob("*/*/checkpoint.pt")):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    assert process.wait(timeout=60) != 0
+    assert process.stderr.read().splitlines() == ["stopped; the same command goes on"]
+    jobs = grid.jobs_of(grid.tomllib.loads(TABLE))
+    shares = [grid.state_of(table.parent / "runs" / name)[0] for name in jobs]
+    assert 0 < sum(shares) <= 1 and shares[1:] == [0, 0, 0]
+    out = subprocess.run(command(table, "--workers", "2"), cwd=ROOT, capture_output=True)
+    assert out.returncode == 0
+    assert [grid.state_of(table.parent / "runs" / name)[0] for name in jobs] == [1] * 4
+
+
+@pytest.mark.parametrize("wrong, named", [
+    ("seeds = [1, 2]", "seed"), ("[[run]]", "two brackets"),
+    ('script = "rmf_sac_gru.py"', "script"),
+])
+def test_a_faulty_table_is_refused_in_a_line(wrong, named, table):
+    instead = {"seeds = [1, 2]": "seed = [1, 2]", "[[run]]": "[run]"}.get(wrong, "")
+    table.write_text(TABLE.replace(wrong, instead))
+    out = subprocess.run(command(table), cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode != 0 and named in out.stderr and len(out.stderr.splitlines()) == 1
+
+
+def test_a_picture_does_not_mix_unlike_runs(tiny_run, tmp_path):
+    folder = rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path / "other"), "--seed", "2",
+                       "--gamma", "0.5"])
+    plot = [sys.executable, "experiments/plot.py", str(tmp_path / "picture.png"), str(tiny_run),
+            str(folder), str(tmp_path)]
+    out = subprocess.run(plot, cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode != 0 and "gamma" in out.stderr and "--by" in out.stderr
+    table = tmp_path / "table.csv"
+    out = subprocess.run([*plot, "--by", "gamma", "--table", str(table)], cwd=ROOT,
+                         capture_output=True, text=True)
+    assert out.returncode == 0 and (tmp_path / "picture.png").stat().st_size > 1000
+    assert len(table.read_text().splitlines()) == 3
+
+
 def test_a_run_that_fails_is_named_with_its_last_words(table):
     table.write_text(TABLE.replace('["recurrent", "markov"]', '"nonsense"'))
     out = subprocess.run(command(table), cwd=ROOT, capture_output=True, text=True)

@@ -66,6 +66,12 @@ def test_wind_with_its_preset_and_native_lanes_runs(tmp_path, capsys):
     assert len(numbers(folder, "eval/success_rate")) >= 2
 
 
+def test_a_temperature_that_is_learnt_is_not_annealed(run):
+    learnt, both = (numbers(run("--autotune", *flags), "losses/alpha")
+                    for flags in ([], ["--anneal-alpha"]))
+    assert learnt.tolist() == both.tolist() and learnt.min() > 0.9
+
+
 # --- RUN FOLDER -----------------------------------------------------------------------------------
 
 
