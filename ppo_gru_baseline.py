@@ -139,8 +139,9 @@ class Args:
     """the gradient is scaled down to this norm"""
     learning_rate: float = 1e-3
     """Adam's step size"""
-    anneal_lr: bool = True
-    """lower the step size linearly to 0 over the run"""
+    anneal_lr: float = 1.0
+    """share of the run, 0 to 1, in which the step size falls linearly to 0, at the end; 0: it
+    stays"""
     norm_obs: bool = True
     """shift and scale observations to mean 0, variance 1 of all seen so far, cut at -10 and 10"""
     norm_reward: bool = True
@@ -151,7 +152,8 @@ class Args:
         rules = {name: (lambda x: x >= 1, "a whole number from 1 up")
                  for name in (whole + " num_steps update_epochs num_minibatches").split()}
         rules |= {"seed": (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")}
-        rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1") for name in ("gamma", "gae_lambda")}
+        rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
+                  for name in ("gamma", "gae_lambda", "anneal_lr")}
         rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
                   for name in ("learning_rate", "clip_coef", "max_grad_norm")}
         rules |= {name: (lambda x: 0 <= x < float("inf"), "a number from 0 up")
@@ -824,7 +826,7 @@ def train(args):
         # The agent learns from it.
         if args.anneal_lr:
             still = (args.total_timesteps - env_step) / args.total_timesteps  # from 1 to 0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * still
+            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, still / args.anneal_lr)
         scalars = list(update(agent, optimizer, segment, args, rng))
         # One row of numbers: means over the round.
         env_step, n_updates = env_step + new_steps, n_updates + len(scalars)

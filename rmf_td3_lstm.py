@@ -55,15 +55,15 @@ PRESETS = {
     "Wind": dict(
         total_timesteps=225_000, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.9,
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
-        updates_per_step=0.05, learning_rate=1e-3, anneal_lr=True, exploration_noise=0.3),
+        updates_per_step=0.05, learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.3),
     "SemiCircle": dict(
         total_timesteps=480_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
         gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
-        learning_rate=1e-3, anneal_lr=True, exploration_noise=0.2),
+        learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.2),
     "Pendulum": dict(
         total_timesteps=30_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
-        updates_per_step=0.4, learning_rate=1e-3, anneal_lr=True),
+        updates_per_step=0.4, learning_rate=1e-3, anneal_lr=1.0),
 }
 # --paper: the published recipe, for all environments and then by family.
 PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0)
@@ -163,8 +163,9 @@ class Args:
     """gradient updates per env step; the score that counts is reached in hours, not in steps"""
     learning_rate: float = 3e-4
     """Adam's step size for actor and critic"""
-    anneal_lr: bool = False
-    """lower the step size linearly to 0 over the steps that are learnt from"""
+    anneal_lr: float = 0.0
+    """share of the learning, 0 to 1, in which the step size falls linearly to 0, at the end; 0: it
+    stays"""
     exploration_noise: float = 0.1
     """standard deviation of the noise on the actions played, which span -1 to 1"""
     policy_noise: float = 0.2
@@ -183,7 +184,7 @@ class Args:
         rules |= {name: (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")
                   for name in ("seed", "learning_starts")}
         rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
-                  for name in ("td_lambda", "rewarded_fraction", "gamma", "tau")}
+                  for name in "td_lambda rewarded_fraction gamma tau anneal_lr".split()}
         rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
                   for name in ("updates_per_step", "learning_rate")}
         rules |= {name: (lambda x: 0 <= x < float("inf"), "a number from 0 up")
@@ -877,7 +878,7 @@ def train(args):
         # The agent learns from the buffer.
         still = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
         if args.anneal_lr and learning:  # `still` falls from 1 to 0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * still
+            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, still / args.anneal_lr)
         owed += args.updates_per_step * new_steps * learning
         scalars = []
         for _ in range(int(owed)):

@@ -58,12 +58,12 @@ def test_a_table_is_the_product_of_its_lists():
     jobs = grid.jobs_of({
         "script": "rmf_sac_gru.py", "seeds": [1, 2],
         "run": [{"env_id": "Wind-v0", "policy": ["markov", "oracle"], "autotune": True},
-                {"env_id": ["A-v0"], "hidden_sizes": [[4, 5]], "anneal_lr": [False],
+                {"env_id": ["A-v0"], "hidden_sizes": [[4, 5]], "anneal_alpha": [False],
                  "seeds": [7]}]})
     assert len(jobs) == 2 * 2 + 1
     assert ["rmf_sac_gru.py", "--env-id", "Wind-v0", "--policy", "oracle", "--autotune",
             "--seed", "2"] in jobs.values()
-    assert ["rmf_sac_gru.py", "--env-id", "A-v0", "--hidden-sizes", "4", "5", "--no-anneal-lr",
+    assert ["rmf_sac_gru.py", "--env-id", "A-v0", "--hidden-sizes", "4", "5", "--no-anneal-alpha",
             "--seed", "7"] in jobs.values()
 
 

@@ -38,7 +38,7 @@ SHARED = ["published", "published-clipped", "critic-frozen", "critic-only"]
 
 @pytest.mark.parametrize("flags", [
     ["--policy", "recurrent"], ["--policy", "markov"], ["--policy", "oracle"],
-    ["--rnn", "lstm", "--inputs", "oar"], ["--anneal-lr", "--context-length", "4"],
+    ["--rnn", "lstm", "--inputs", "oar"], ["--anneal-lr", "0.5", "--context-length", "4"],
     *(["--shared-encoder", shared] for shared in SHARED),
 ], ids=" ".join)
 def test_a_run_takes_gradient_steps_and_changes_every_weight(flags, run, monkeypatch):
