@@ -589,3 +589,15 @@ def test_bad_forced_tasks_bad_actions_and_steps_before_reset_are_refused():
     lanes.reset()
     with pytest.raises(ValueError, match=r"shape \(2,\); use \(3, 2\)"):
         lanes.step(np.zeros(2))
+
+
+def test_cartpole_v_needs_no_memory():
+    """Push after theta_dot + 0.1 x_dot: 200 of 200 steps from each start."""
+    env = gym.make("CartPole-V-v0")
+    for seed in range(20):
+        obs, _ = env.reset(seed=seed)
+        steps, ended = 0, False
+        while not ended:
+            obs, _, terminated, truncated, _ = env.step(int(obs[1] + 0.1 * obs[0] > 0))
+            steps, ended = steps + 1, terminated or truncated
+        assert steps == 200
