@@ -21,6 +21,10 @@ PPO: Schulman et al. 2017. The recurrent form is the usual one (the paper's base
 segment starts from the memory that acting left behind, minibatches are whole lanes with their time
 in order, gradients flow through the segment and stop where an episode starts. A2C is PPO with one
 epoch and one minibatch: then every ratio is 1 (Huang et al. 2022).
+
+In a minute: the memory is `Encoder`, its resets are in `remember`, what is learnt from is played by
+`Lanes`, the target is `advantages`, the gradient steps are `update`. `# TRY:` marks lines that are
+good to change.
 """
 
 import functools
@@ -462,6 +466,7 @@ class Encoder(nn.Module):
         """(T, B, O), (T, B, A), (T, B) -> memory at each step (T, B, H), memory after the last."""
         perceived = {"o": obs, "a": prev_action, "r": prev_reward.unsqueeze(-1)}
         x = [F.relu(embed(perceived[k])) for k, embed in self.embed.items()]
+        # TRY: a memory of your own: anything that looks back over the rows 0 to t, and no further.
         return self.rnn(torch.cat(x, -1), h)  # (T, B, embeddings) -> (T, B, H)
 
 
@@ -586,7 +591,7 @@ def policy_loss(log_prob, old_log_prob, advantage, mask, args):
     assert log_prob.shape == old_log_prob.shape == advantage.shape == mask.shape
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)  # TRY: docs/lessons.md, 3
     loss = -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), mask)
     return loss, {"losses/policy_loss": loss,
                   "losses/approx_kl": masked_mean(ratio - 1 - log_ratio, mask),

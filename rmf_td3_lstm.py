@@ -22,6 +22,9 @@ What differs from the authors' code (each is marked DEVIATION where it happens):
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
   - random warm-up actions cover the whole action range.
 `--paper` runs the published recipe of an environment; docs/rmf_td3_lstm.md tells all the rest.
+
+In a minute: the memory is `Encoder`, the target `td_targets`, one gradient step `update`, the whole
+course of things `train`. `# TRY:` marks lines that are good to change.
 """
 
 import copy
@@ -57,7 +60,7 @@ PRESETS = {
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
         updates_per_step=0.05, learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.3),
     "SemiCircle": dict(
-        total_timesteps=480_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
+        total_timesteps=432_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
         gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
         learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.2),
     "Pendulum": dict(
@@ -451,6 +454,7 @@ class SequenceBuffer:
         def tensor(x):
             return torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
 
+        # TRY: let the first steps of a window count in no loss (docs/lessons.md, 4).
         prev_action, prev_reward = tensor(rows["prev_action"]), tensor(rows["prev_reward"])
         return Batch(tensor(rows["obs"]), prev_action, prev_reward, prev_action[1:],
                      prev_reward[1:], tensor(rows["terminal"][1:]), tensor(t[:-1] < n))
@@ -476,6 +480,7 @@ class Encoder(nn.Module):
         """(T, B, O), (T, B, A), (T, B) -> memory at each step (T, B, H), memory after the last."""
         perceived = {"o": obs, "a": prev_action, "r": prev_reward.unsqueeze(-1)}
         x = [F.relu(embed(perceived[k])) for k, embed in self.embed.items()]
+        # TRY: a memory of your own: anything that looks back over the rows 0 to t, and no further.
         return self.rnn(torch.cat(x, -1), h)  # (T, B, embeddings) -> (T, B, H)
 
 
@@ -596,6 +601,7 @@ def td_targets(batch, next_value, args):
     y = torch.zeros_like(one_step[0])
     targets = []
     # DEVIATION: the paper has lambda = 0, where the loop changes nothing.
+    # TRY: n-step targets (docs/lessons.md, 6).
     for reward_t, follow_t in zip(one_step.flip(0), (discount * lam).flip(0)):
         y = reward_t + follow_t * y  # Eq. (2)
         targets.append(y)

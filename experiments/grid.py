@@ -4,8 +4,8 @@
     python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/lessons --list
     python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/ray --engine ray
 
-In the table, each [[run]] has a `script`, `seeds`, and flags of that script; a list of values
-means one run for each of them (a flag that takes several values: a list of lists). Keys above the
+In the table, each [[run]] has a `script`, `seeds`, and flags of that script; a list of scripts or
+of values means one run for each of them (a flag that takes several values: a list of lists). Keys above the
 first [[run]] hold for all, those in it win.
 
     script = "rmf_sac_gru.py"
@@ -48,13 +48,16 @@ def jobs_of(table):
         sys.exit("error: the table has no [[run]], in two brackets")
     for run in table["run"]:
         run = common | run
-        script, seeds = run.pop("script", None), run.pop("seeds", [1])
+        scripts, seeds = run.pop("script", None), run.pop("seeds", [1])
+        scripts = scripts if isinstance(scripts, list) else [scripts]
         if "seed" in run:
             sys.exit("error: seed: say seeds = [1, 2], a list, in the table")
-        if script is None or not (ROOT / script).is_file():
-            sys.exit(f"error: script = {script!r}: name a script of this folder in each [[run]]")
+        for script in scripts:
+            if not (isinstance(script, str) and (ROOT / script).is_file()):
+                sys.exit(f"error: script = {script!r}: name a script of this folder in each "
+                         "[[run]], or a list of them")
         values = [v if isinstance(v, list) else [v] for v in run.values()]
-        for seed, *chosen in itertools.product(seeds, *values):
+        for script, seed, *chosen in itertools.product(scripts, seeds, *values):
             flags = dict(zip(run, chosen)) | {"seed": seed}
             name = "__".join([Path(script).stem, *(f"{k}-{flags[k]}" for k in sorted(flags))])
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

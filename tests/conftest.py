@@ -62,6 +62,19 @@ def make_batch():
     return make
 
 
+def weights_before_the_first_update(script, monkeypatch):
+    """-> list; it gets the agent's weights as a run of `script` makes its first update."""
+    before, update = [], script.update
+
+    def keep_the_first_weights(agent, *rest):
+        if not before:
+            before.append({k: v.clone() for k, v in agent.state_dict().items()})
+        return update(agent, *rest)
+
+    monkeypatch.setattr(script, "update", keep_the_first_weights)
+    return before
+
+
 def read_metrics(folder):
     """metrics.csv -> list of rows, column -> text."""
     with (folder / "metrics.csv").open() as file:

@@ -67,6 +67,11 @@ def test_a_table_is_the_product_of_its_lists():
             "--seed", "7"] in jobs.values()
 
 
+def test_a_list_of_scripts_is_one_run_for_each():
+    jobs = grid.jobs_of({"script": ["rmf_sac_gru.py", "rmf_td3_lstm.py"], "run": [{"gamma": 0.9}]})
+    assert [job[0] for job in jobs.values()] == ["rmf_sac_gru.py", "rmf_td3_lstm.py"]
+
+
 def test_the_tables_of_the_lessons_hold_runs_that_their_scripts_accept():
     import importlib
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_RUN, numbers, read_metrics, reproducible, snapshot
+from conftest import (
+    TINY_RUN,
+    numbers,
+    read_metrics,
+    reproducible,
+    snapshot,
+    weights_before_the_first_update,
+)
 from PIL import Image
 
 import rmf_sac_gru as rmf
@@ -42,14 +49,7 @@ SHARED = ["published", "published-clipped", "critic-frozen", "critic-only"]
     *(["--shared-encoder", shared] for shared in SHARED),
 ], ids=" ".join)
 def test_a_run_takes_gradient_steps_and_changes_every_weight(flags, run, monkeypatch):
-    before, update = [], rmf.update
-
-    def keep_the_first_weights(agent, *rest):
-        if not before:
-            before.append({k: v.clone() for k, v in agent.state_dict().items()})
-        return update(agent, *rest)
-
-    monkeypatch.setattr(rmf, "update", keep_the_first_weights)
+    before = weights_before_the_first_update(rmf, monkeypatch)
     folder = run(*flags)
     assert [k for k, v in weights(folder).items() if torch.equal(v, before[0][k])] == []
     assert numbers(folder, "charts/updates")[-1] == int(0.16 * 280)  # 280 steps are learnt from

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
-from conftest import TINY_RUN, numbers, read_metrics, reproducible
+from conftest import (
+    TINY_RUN,
+    numbers,
+    read_metrics,
+    reproducible,
+    weights_before_the_first_update,
+)
 
 import ppo_gru_baseline as ppo
 import rmf_sac_gru as sac
@@ -90,14 +96,7 @@ def run(tmp_path):
     ["--rnn", "gru", "--inputs", "oar"],
 ], ids=lambda f: " ".join(f) or "default")
 def test_a_run_takes_gradient_steps_and_changes_every_weight(script, flags, run, monkeypatch):
-    before, update = [], script.update
-
-    def keep_the_first_weights(agent, *rest):
-        if not before:
-            before.append({k: v.clone() for k, v in agent.state_dict().items()})
-        return update(agent, *rest)
-
-    monkeypatch.setattr(script, "update", keep_the_first_weights)
+    before = weights_before_the_first_update(script, monkeypatch)
     folder = run(script, *flags)
     after = torch.load(folder / "checkpoint.pt", weights_only=True)["agent"]
     assert [k for k, v in after.items() if torch.equal(v, before[0][k])] == []

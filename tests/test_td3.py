@@ -50,7 +50,6 @@ def test_the_target_is_eq_1_with_clipped_noise(shared, policy_noise, make_batch,
     monkeypatch.setattr(td3.Critic, "forward", lambda *a, f=td3.Critic.forward: (
         seen.append(a[3]) if a[0] is agent.critic_target else None) or f(*a))
     with torch.no_grad():  # the book, step by step
-        k = agent.critic_target.encoder(*batch[:3])[0]
         g = agent.actor_target.encoder(*batch[:3])[0]
         mu = agent.actor_target(g, batch.obs)[1:]
     one_update(agent, batch, args)
