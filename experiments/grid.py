@@ -5,8 +5,8 @@
     python experiments/grid.py experiments/lessons/policies.toml --runs-dir runs/ray --engine ray
 
 In the table, each [[run]] has a `script`, `seeds`, and flags of that script; a list of scripts or
-of values means one run for each of them (a flag that takes several values: a list of lists). Keys above the
-first [[run]] hold for all, those in it win.
+of values means one run for each of them (a flag that takes several values: a list of lists). Keys
+above the first [[run]] hold for all, those in it win.
 
     script = "rmf_sac_gru.py"
     seeds = [1, 2, 3]
