@@ -315,7 +315,7 @@ def play(env, act, seed, frames=None):
 
     act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
     """
-    n, row_type = env.n, row_dtype(env.obs_dim, env.action_dim)
+    n, row_type = env.n, row_dtype(env)
     obs, h = env.reset(seed), None  # h None: an empty memory
     action, reward = np.zeros((n, env.action_dim), np.float32), np.zeros(n, np.float32)
     terminal, alive = np.zeros(n, bool), np.ones(n, bool)
@@ -341,8 +341,8 @@ def play(env, act, seed, frames=None):
         alive &= ~ended
 
 
-def row_dtype(obs_dim, action_dim):
-    return np.dtype([("obs", "f4", (obs_dim,)), ("prev_action", "f4", (action_dim,)),
+def row_dtype(env):
+    return np.dtype([("obs", "f4", (env.obs_dim,)), ("prev_action", "f4", (env.action_dim,)),
                      ("prev_reward", "f4"), ("terminal", "?")])
 
 

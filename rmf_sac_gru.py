@@ -338,7 +338,7 @@ def play(env, act, seed, frames=None):
 
     act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
     """
-    n, row_type = env.n, row_dtype(env.obs_dim, env.action_dim)
+    n, row_type = env.n, row_dtype(env)
     obs, h = env.reset(seed), None  # h None: an empty memory
     action, reward = np.zeros((n, env.action_dim), np.float32), np.zeros(n, np.float32)
     terminal, alive = np.zeros(n, bool), np.ones(n, bool)
@@ -367,8 +367,8 @@ def play(env, act, seed, frames=None):
 # --- SEQUENCE BUFFER ------------------------------------------------------------------------------
 
 
-def row_dtype(obs_dim, action_dim):
-    return np.dtype([("obs", "f4", (obs_dim,)), ("prev_action", "f4", (action_dim,)),
+def row_dtype(env):
+    return np.dtype([("obs", "f4", (env.obs_dim,)), ("prev_action", "f4", (env.action_dim,)),
                      ("prev_reward", "f4"), ("terminal", "?")])
 
 
@@ -388,8 +388,8 @@ class SequenceBuffer:
     """Whole episodes, appended row by row to a file: a killed run loses nothing, a checkpoint
     only keeps the index, and the newest `size` steps are mapped into memory and sampled."""
 
-    def __init__(self, path, obs_dim, action_dim, size):
-        self.path, self.size, self.dtype = Path(path), size, row_dtype(obs_dim, action_dim)
+    def __init__(self, path, row_type, size):
+        self.path, self.size, self.dtype = Path(path), size, row_type
         self.n_steps = np.zeros(0, int)  # steps of each episode, oldest first
         self.rewarded = np.zeros(0, bool)  # has it any non-zero reward?
         self.path.touch()
@@ -868,7 +868,7 @@ def train(args):
     if saved and saved["env_step"] >= args.total_timesteps:
         raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
     folder = Path(args.resume) if args.resume else new_run_folder(args)
-    buffer = SequenceBuffer(folder / "buffer.bin", env.obs_dim, env.action_dim, args.buffer_size)
+    buffer = SequenceBuffer(folder / "buffer.bin", row_dtype(env), args.buffer_size)
     env_step, n_updates, owed, started = 0, 0, 0.0, time.monotonic()
     if saved:
         agent.load_state_dict(saved["agent"])

@@ -13,13 +13,20 @@ import gymnasium as gym
 
 POINT_MASS = {"oracle": False, "split": "train"}
 
-# No max_episode_steps for the point masses: a trial ends itself after k * H steps, and both k and
-# H are arguments. The occluded tasks never end themselves (Pendulum) or only by a fall (CartPole).
+# No max_episode_steps for point masses and credit tasks: they end themselves, after a number of
+# steps that follows from their arguments. The occluded tasks never end themselves (Pendulum) or
+# only by a fall (CartPole).
 # fmt: off
 ENVIRONMENTS = {  # id: (module, single class, vector class or None, step limit or None, arguments)
     "Wind-v0": ("point_mass", "WindEnv", "WindVectorEnv", None, POINT_MASS),
     "SemiCircle-v0": ("point_mass", "SemiCircleEnv", "SemiCircleVectorEnv", None,
                       POINT_MASS | {"task_seed": 0}),
+    "DelayedCatch5-v0": ("credit", "CatchEnv", "CatchVectorEnv", None, {"runs": 5}),
+    "DelayedCatch10-v0": ("credit", "CatchEnv", "CatchVectorEnv", None, {"runs": 10}),
+    "DelayedCatch20-v0": ("credit", "CatchEnv", "CatchVectorEnv", None, {"runs": 20}),
+    "DelayedCatch-v0": ("credit", "CatchEnv", "CatchVectorEnv", None, {"runs": 40}),
+    "KeyToDoor-v0": ("credit", "KeyToDoorEnv", "KeyToDoorVectorEnv", None,
+                     {"distractor_steps": 60}),
     "Pendulum-P-v0": ("occlusion", "OccludedEnv", None, 200,
                       {"base_id": "Pendulum-v1", "view": "P", "oracle": False}),
     "Pendulum-V-v0": ("occlusion", "OccludedEnv", None, 200,

@@ -1,7 +1,7 @@
 """Meta-RL on a plane: Wind and Semi-Circle. A point moves; what matters is hidden.
 
 One implementation of the dynamics, batched over lanes in NumPy (`Wind`, `SemiCircle`). Around it
-two thin shells: `...VectorEnv` (N lanes, for training) and `...Env` (one lane, `gymnasium.Env`).
+two thin shells (lanes.py): `...VectorEnv` (N lanes, for training) and `...Env` (one lane).
 
 A *trial* is `episodes_per_trial` (k) episodes of `horizon` (H) steps with the same hidden task;
 only the start state is redrawn in between. A trial is what Gymnasium calls an episode: it ends
@@ -20,8 +20,9 @@ from off-policy variBAD (Dorfman, Shenfeld, Tamar, NeurIPS 2021).
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode
+
+from envs.lanes import LanesEnv, LanesVectorEnv, check_count
 
 MAX_STEP = 0.1  # displacement per axis and step at action = +-1
 FRAME_SIZE = 300  # pixels, square
@@ -53,6 +54,8 @@ class PointMassLanes:
         ValueError: an argument out of range; the message names argument, value and fix.
     """
 
+    terminates = False  # a trial's limit is practical: truncated
+
     # What a task must define
     horizon: int
     episodes_per_trial: int
@@ -65,8 +68,7 @@ class PointMassLanes:
     def __init__(self, num_lanes, horizon, episodes_per_trial, oracle, split, keep_trail):
         counts = [num_lanes, horizon, episodes_per_trial]
         for name, value in zip(("num_envs", "horizon", "episodes_per_trial"), counts, strict=True):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}={value!r} is not a count; use an integer >= 1")
+            check_count(name, value)
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; use one of {SPLITS}")
         self.num_lanes, self.horizon, self.episodes_per_trial = counts
@@ -110,9 +112,11 @@ class PointMassLanes:
 
     # The trial
 
-    def begin_trial(self, rng, restart_heldout=False, task=None):
-        """Draw (or set) the tasks, draw the starts. Return obs (N, O), info (N rows)."""
-        if restart_heldout:
+    def begin(self, rng, seeded, options):
+        """Draw the tasks, or take `options["task"]`, (2,) for all lanes or (N, 2); draw the starts.
+        A seeded reset starts the held-out list over. Return obs (N, O), info (N rows)."""
+        task = options.get("task")
+        if seeded:
             self.next_heldout = 0
         self.task = self._draw_task(rng) if task is None else self._check_task(task)
         self.state = self.draw_start(rng)
@@ -343,122 +347,6 @@ class SemiCircle(PointMassLanes):
 
 # --- GYMNASIUM SHELLS ----------------------------------------------------------------------------
 
-
-def check_render_mode(render_mode):
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode={render_mode!r} is unknown; use None or 'rgb_array'")
-
-
-class PointMassEnv(gym.Env):
-    """One lane as a `gymnasium.Env`: obs (O,), reward float, truncated at the end of the trial.
-
-    `reset(options={"task": array (2,)})` forces the hidden task, for teaching and tests.
-    """
-
-    lanes: PointMassLanes
-
-    def __init__(self, lanes, render_mode):
-        check_render_mode(render_mode)
-        self.lanes, self.render_mode = lanes, render_mode
-        self.observation_space, self.action_space = lanes.observation_space, lanes.action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        task = (options or {}).get("task")
-        obs, info = self.lanes.begin_trial(self.np_random, seed is not None, task)
-        return obs[0], self._first(info)
-
-    def step(self, action):
-        action = np.asarray(action, np.float32)[None]  # (1, 2)
-        obs, reward, trial_over, info = self.lanes.step(action, self.np_random)
-        return obs[0], float(reward[0]), False, trial_over, self._first(info)
-
-    @staticmethod
-    def _first(info):
-        return {
-            "task": info["task"][0],
-            "is_goal": bool(info["is_goal"][0]),
-            "episode_done": bool(info["episode_done"][0]),
-        }
-
-    def render(self):
-        return self.lanes.frame(0) if self.render_mode == "rgb_array" else None
-
-
-class PointMassVectorEnv(VectorEnv):
-    """N lanes as a native `gymnasium.vector.VectorEnv`; no loop over sub-environments.
-
-    One generator serves all lanes, so results depend on `num_envs`. `max_episode_steps` cuts the
-    trial there, as `TimeLimit` does around a single environment. `reset(options={"task": array})`
-    forces the task of all lanes, shape (2,), or of each, (N, 2), until the next reset.
-
-    Autoreset, `autoreset_mode` NEXT_STEP (default) or SAME_STEP, as in `SyncVectorEnv`:
-    NEXT_STEP: the step after the last one ignores the action, returns the reset observation and
-        reward 0. It joins two trials and is no transition: do not store it, do not count it.
-    SAME_STEP: the last step already returns the next trial's first observation; the true last one
-        is in `info["final_obs"]` (mask `info["_final_obs"]`), its info in `info["final_info"]`.
-    """
-
-    lanes: PointMassLanes
-
-    def __init__(self, lanes, render_mode, max_episode_steps, autoreset_mode):
-        check_render_mode(render_mode)
-        if autoreset_mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-            raise ValueError(
-                f"autoreset_mode={autoreset_mode!r} is not supported; use AutoresetMode.NEXT_STEP "
-                "or AutoresetMode.SAME_STEP"
-            )
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(
-                f"max_episode_steps={max_episode_steps} would end every trial before its first "
-                "step; use an integer >= 1, or None for the whole trial"
-            )
-        self.lanes, self.render_mode = lanes, render_mode
-        self.num_envs = lanes.num_lanes
-        self.single_observation_space = lanes.observation_space
-        self.single_action_space = lanes.action_space
-        self.observation_space = batch_space(lanes.observation_space, self.num_envs)
-        self.action_space = batch_space(lanes.action_space, self.num_envs)
-        self.max_episode_steps, self.autoreset_mode = max_episode_steps, autoreset_mode
-        self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
-        self.reset_is_due = False  # NEXT_STEP: the coming step() will be a reset
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        task = (options or {}).get("task")
-        obs, info = self.lanes.begin_trial(self.np_random, seed is not None, task)
-        self.reset_is_due = False
-        return obs, self._with_masks(info)
-
-    def step(self, actions):
-        N = self.num_envs
-        if self.reset_is_due:
-            obs, info = self.reset()
-            return obs, np.zeros(N), np.zeros(N, bool), np.zeros(N, bool), info
-
-        obs, reward, trial_over, info = self.lanes.step(actions, self.np_random)
-        trial_over = trial_over or self.lanes.t == self.max_episode_steps
-        info = self._with_masks(info)
-        if trial_over and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            last_obs, last_info = np.full(N, None, object), info
-            last_obs[:] = list(obs)  # object array of N arrays (O,), as SyncVectorEnv gives it
-            obs, info = self.reset()
-            info |= self._with_masks({"final_obs": last_obs, "final_info": last_info})
-        elif trial_over:
-            self.reset_is_due = True
-        return obs, reward, np.zeros(N, bool), np.full(N, trial_over), info
-
-    def _with_masks(self, info):
-        # Gymnasium's convention: "_key" tells which lanes have "key". Here always all of them.
-        return info | {f"_{key}": np.ones(self.num_envs, bool) for key in info}
-
-    def render(self):
-        """Return a tuple of frames, one per lane; None without `render_mode="rgb_array"`."""
-        if self.render_mode != "rgb_array":
-            return None
-        return tuple(self.lanes.frame(lane) for lane in range(self.num_envs))
-
-
 WIND_METADATA = {
     "render_modes": ["rgb_array"],
     "render_fps": 15,
@@ -481,7 +369,7 @@ SEMI_CIRCLE_METADATA = {
 }
 
 
-class WindEnv(PointMassEnv):
+class WindEnv(LanesEnv):
     __doc__ = Wind.__doc__
     metadata = WIND_METADATA
 
@@ -492,7 +380,7 @@ class WindEnv(PointMassEnv):
         super().__init__(Wind(1, horizon, episodes_per_trial, oracle, split, trail), render_mode)
 
 
-class WindVectorEnv(PointMassVectorEnv):
+class WindVectorEnv(LanesVectorEnv):
     __doc__ = Wind.__doc__
     metadata = WIND_METADATA
 
@@ -513,7 +401,7 @@ class WindVectorEnv(PointMassVectorEnv):
         super().__init__(lanes, render_mode, max_episode_steps, autoreset_mode)
 
 
-class SemiCircleEnv(PointMassEnv):
+class SemiCircleEnv(LanesEnv):
     __doc__ = SemiCircle.__doc__
     metadata = SEMI_CIRCLE_METADATA
 
@@ -534,7 +422,7 @@ class SemiCircleEnv(PointMassEnv):
         super().__init__(lanes, render_mode)
 
 
-class SemiCircleVectorEnv(PointMassVectorEnv):
+class SemiCircleVectorEnv(LanesVectorEnv):
     __doc__ = SemiCircle.__doc__
     metadata = SEMI_CIRCLE_METADATA
 

@@ -1,5 +1,7 @@
 """What is true of the sequence buffer. Observations here are (episode, t): they tell on mixing."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,13 @@ import torch
 import rmf_sac_gru as rmf
 
 CPU = torch.device("cpu")
+ROW = rmf.row_dtype(SimpleNamespace(obs_dim=2, action_dim=1))
 
 
 def episodes(first, lengths, rewarded=()):
     """Episodes `first`, `first + 1`, ...: prev_action = t, reward 1 at every step if rewarded, the
     last step terminal in even episodes. Behind the end lies garbage."""
-    rows = np.zeros((max(lengths) + 1, len(lengths)), rmf.row_dtype(2, 1))
+    rows = np.zeros((max(lengths) + 1, len(lengths)), ROW)
     rows["obs"], rows["prev_action"], rows["prev_reward"], rows["terminal"] = -9, -9, -9, True
     for i, n in enumerate(lengths):
         t = np.arange(n + 1)
@@ -25,7 +28,7 @@ def episodes(first, lengths, rewarded=()):
 
 @pytest.fixture
 def make_buffer(tmp_path):
-    return lambda size=1000: rmf.SequenceBuffer(tmp_path / "buffer.bin", 2, 1, size)
+    return lambda size=1000: rmf.SequenceBuffer(tmp_path / "buffer.bin", ROW, size)
 
 
 def sample(buffer, batch_size=500, context="full", fraction=0.0, seed=0):

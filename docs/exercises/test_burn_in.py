@@ -1,12 +1,15 @@
 """Lesson 4: burn-in. The first 5 steps of a window that begins inside an episode only warm up the
 memory: they count in no loss. A window that begins with its episode needs no warming up."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 
 def test_the_first_steps_of_a_window_do_not_count(script, tmp_path):
-    buffer = script.SequenceBuffer(tmp_path / "rows", 1, 1, 1000)
-    rows = np.zeros((41, 3), script.row_dtype(1, 1))
+    row_type = script.row_dtype(SimpleNamespace(obs_dim=1, action_dim=1))
+    buffer = script.SequenceBuffer(tmp_path / "rows", row_type, 1000)
+    rows = np.zeros((41, 3), row_type)
     rows["obs"][..., 0] = np.arange(41)[:, None]  # the observation is the time
     buffer.add(script.Episodes(rows, np.full(3, 40), None))
     seen = set()

@@ -1,0 +1,921 @@
+"""Recurrent model-free RL for POMDPs: discrete SAC + LSTM, pixels or vectors, in one file.
+
+    python rmf_sac_discrete_pixels.py --env-id DelayedCatch5-v0                      # with memory
+    python rmf_sac_discrete_pixels.py --env-id DelayedCatch5-v0 --policy markov      # without
+    python rmf_sac_discrete_pixels.py --env-id DelayedCatch5-v0 --policy markov-actor
+
+The agent perceives, remembers, acts:   o_t, a_{t-1}, r_{t-1}  ->  h_t  ->  a_t  ->  r_t, o_{t+1}
+Actor and critic each own an eye and a memory: h_t (actor), c_t (critic), k_t (target of the
+critic). With finitely many actions nothing need be sampled: pi(.) and Q(., a) for all a at once.
+
+  (1) V_t = sum_a pi(a | h_t, o_t) [min_i Q_i'(k_t, o_t, a) - alpha log pi(a | h_t, o_t)]
+  (2) y_t = r_t + gamma (1 - terminal_t) [(1 - lambda) V_{t+1} + lambda y_{t+1}]
+  (3) J_Q     = mean_t  sum_i (Q_i(c_t, o_t, a_t) - y_t)^2
+  (4) J_pi    = mean_t  sum_a pi(a | h_t, o_t) [alpha log pi(a | h_t, o_t) - min_i Q_i(c_t, o_t, a)]
+  (5) J_alpha = mean_t  log_alpha (entropy_t - target entropy)
+
+Shapes, time first: T steps of a sequence, B sequences, O observation (a picture is flat until an
+eye looks at it), A actions (one-hot), H memory.
+
+Discrete SAC: Christodoulou 2019. Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a
+Strong Baseline for Many POMDPs (ICML 2022). What differs from the authors' code (each is marked
+DEVIATION where it happens):
+  - one forward per network and update: both losses see the networks as they were before the step;
+  - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
+  - vectors, too, are embedded once per network, for the memory and for the shortcut around it.
+`--paper` runs the published recipe of an environment; docs/rmf_sac_discrete_pixels.md tells the
+rest. In a minute: the eye is `make_eye`, the memory `Memory`, the target `td_targets`, one gradient
+step `update`, the whole course of things `train`. `# TRY:` marks lines that are good to change.
+"""
+
+import copy
+import functools
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import tyro
+
+import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchmark ids)
+
+# --- ARGUMENTS ------------------------------------------------------------------------------------
+
+# Environment family -> what it needs that the defaults below do not give. A flag always wins.
+PRESETS = {
+    "DelayedCatch5": dict(
+        total_timesteps=30_000, num_envs=20, eval_interval=2_720, td_lambda=0.9, batch_size=16,
+        learning_starts=3_400, updates_per_step=0.15, learning_rate=1e-3, anneal_lr=0.5),
+    "CartPole": dict(
+        total_timesteps=11_000, num_envs=4, eval_interval=500, inputs="oa", embeddings=(32, 8, 8),
+        rnn_size=64, hidden_sizes=(64, 64), context_length=64, gamma=0.95, batch_size=16,
+        learning_starts=1_000, updates_per_step=0.3, learning_rate=1e-3, anneal_lr=1.0),
+}
+# --paper: the published recipe, for all environments and then by family.
+PAPER = dict(tau=0.005, rewarded_fraction=0.0)
+PAPER_PRESETS = {
+    "DelayedCatch": dict(
+        total_timesteps=2_500_000, num_envs=1, eval_interval=13_950, learning_starts=1_395,
+        updates_per_step=0.25),
+    "KeyToDoor": dict(
+        total_timesteps=4_000_000, num_envs=1, eval_interval=4_250, learning_starts=425,
+        updates_per_step=0.25),
+    "CartPole": dict(
+        total_timesteps=11_000, num_envs=1, eval_interval=200, inputs="oar", embeddings=(32, 8, 8),
+        gamma=0.9, learning_starts=1_000, updates_per_step=1.0, autotune=True),
+    "LunarLander": dict(
+        total_timesteps=205_000, num_envs=1, eval_interval=4_000, inputs="oar",
+        embeddings=(32, 8, 8), learning_starts=5_000, updates_per_step=0.2, autotune=True),
+}
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; printed as one line, without a traceback."""
+
+
+@dataclass
+class Args:
+    # --- the run: the same fields in every script ---
+    env_id: str = "DelayedCatch5-v0"
+    """Gymnasium id with Box observations, pictures or vectors, and Discrete actions; `module:Id-v0`
+    imports `module` first"""
+    seed: int = 1
+    """seed of everything random, from 0 up; held-out episodes use seed + 10000"""
+    total_timesteps: int = 200_000
+    """env steps to play, counted over all lanes"""
+    num_envs: int = 10
+    """lanes: episodes that are played side by side between two rounds of updates"""
+    max_episode_steps: int | None = None
+    """cut episodes after this many steps; None keeps the id's own limit"""
+    torch_threads: int = 1
+    """CPU threads of torch; more than 1 is often slower for networks this small"""
+    cuda: bool = True
+    """use a GPU if there is one"""
+    track: bool = False
+    """log to Weights & Biases as well"""
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """offline writes into the run folder and needs no account; `wandb sync` uploads it later"""
+    capture_video: bool = False
+    """write a GIF of one held-out episode at the end of the run (or of `--evaluate`)"""
+    runs_dir: str = "runs"
+    """folder that holds the run folders"""
+    resume: str | None = None
+    """run folder of a run that was stopped: go on with it"""
+    evaluate: str | None = None
+    """run folder: load its checkpoint, play held-out episodes, print the score, train nothing"""
+    eval_interval: int = 5_000
+    """env steps between two evaluations; each one is followed by a checkpoint"""
+    eval_episodes: int = 20
+    """held-out episodes per evaluation, deterministic actions, the same ones each time"""
+    paper: bool = False
+    """start from the paper's recipe for this environment instead of the fast preset"""
+
+    # --- the algorithm ---
+    policy: Literal["recurrent", "markov", "oracle", "markov-actor"] = "recurrent"
+    """markov: no memory, only o_t; oracle: no memory, but the hidden state is in o_t; markov-actor:
+    the critic has a memory, the actor has none"""
+    inputs: Literal["o", "oa", "or", "oar"] = "o"
+    """what the memory is fed: observation, previous action, previous reward"""
+    observe: str = ""
+    """keep only these entries of the observation, as in `0,1,4`: makes a POMDP of an MDP"""
+    flicker: float = 0.0
+    """probability, from 0 up to but not 1, that an observation is blanked to zeros"""
+    rnn: Literal["gru", "lstm"] = "lstm"
+    """kind of memory"""
+    rnn_size: int = 128
+    """width H of the memory"""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """hidden layers of the actor's head and of each critic head"""
+    embeddings: tuple[int, int, int] = (100, 8, 8)
+    """widths of the layers that embed observation, action and reward"""
+    context_length: Literal["full"] | int = "full"
+    """steps of the sequences that are trained on; full: whole episodes"""
+    td_lambda: float = 0.0
+    """lambda of the targets, 0 to 1; 0 is the paper's one-step target, 0.9 helps rare rewards"""
+    rewarded_fraction: float = 0.5
+    """share of each batch, 0 to 1, that is drawn from episodes with any non-zero reward"""
+    gamma: float = 0.99
+    """discount, 0 to 1"""
+    tau: float = 0.02
+    """step of the target network towards the critic at each update, 0 to 1; the paper's 0.005 is
+    too slow for runs of a few thousand updates"""
+    batch_size: int = 32
+    """sequences per update"""
+    buffer_size: int = 1_000_000
+    """env steps that are kept for sampling, the newest"""
+    learning_starts: int = 5_000
+    """env steps of uniformly random actions before learning starts"""
+    updates_per_step: float = 0.2
+    """gradient updates per env step; the score that counts is reached in hours, not in steps"""
+    learning_rate: float = 3e-4
+    """Adam's step size for actor, critic and temperature"""
+    anneal_lr: float = 0.0
+    """share of the learning, 0 to 1, in which the step size falls linearly to 0, at the end; 0: it
+    stays"""
+    autotune: bool = False
+    """learn the temperature alpha, from 1, so that the entropy nears `target_entropy_ratio` ln A"""
+    target_entropy_ratio: float = 0.7
+    """with --autotune: the entropy aimed at, 0 to 1, as a share of the largest possible"""
+    alpha: float = 0.1
+    """temperature with --no-autotune: what a nat of entropy is worth, in reward"""
+    anneal_alpha: bool = False
+    """with --no-autotune, lower the temperature linearly to 0, from the first update on"""
+
+    def __post_init__(self):
+        whole = "num_envs eval_interval eval_episodes total_timesteps torch_threads rnn_size"
+        rules = {name: (lambda x: x >= 1, "a whole number from 1 up")
+                 for name in (whole + " batch_size buffer_size").split()}
+        rules |= {name: (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")
+                  for name in ("seed", "learning_starts")}
+        rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
+                  for name in ("td_lambda rewarded_fraction gamma tau anneal_lr "
+                               "target_entropy_ratio").split()}
+        rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
+                  for name in ("updates_per_step", "learning_rate", "alpha")}
+        rules |= {name: (lambda x: len(x) > 0 and min(x) >= 1, "widths from 1 up")
+                  for name in ("hidden_sizes", "embeddings")}
+        rules |= {
+            "flicker": (lambda x: 0 <= x < 1, "from 0 up to, but not, 1"),
+            "context_length": (lambda x: x == "full" or x >= 1, "'full' or a number from 1 up"),
+            "max_episode_steps": (lambda x: x is None or x >= 1, "None or a number from 1 up"),
+            "observe": (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4")}
+        for name, (holds, rule) in rules.items():
+            if not holds(getattr(self, name)):
+                raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def parse_args(argv=None):
+    """Command line -> Args. Defaults come from the preset, or from the run that is named."""
+    def parse(default):
+        return tyro.cli(Args, args=argv, default=default, description=__doc__)
+
+    args = parse(Args())
+    if args.resume and args.evaluate:
+        raise UsageError(f"--resume {args.resume} --evaluate {args.evaluate}: use one of the two")
+    if args.resume or args.evaluate:
+        source = "--resume" if args.resume else "--evaluate"
+        saved = load_config(Path(args.resume or args.evaluate), source)
+        args = parse(replace(saved, resume=args.resume, evaluate=args.evaluate))
+        may_change = {"resume", "evaluate", "track", "wandb_mode", "capture_video"}
+        may_change |= {"eval_episodes", "seed"} if args.evaluate else set()
+        for name, old in asdict(saved).items():
+            if name not in may_change and getattr(args, name) != old:
+                raise UsageError(f"{flag(name)} {getattr(args, name)}: the run in {source} has "
+                                 f"{old}; drop the flag, or start a new run with it")
+        return args
+    family = args.env_id.rpartition(":")[2].split("-")[0]
+    if args.paper and family not in PAPER_PRESETS:
+        raise UsageError(f"--paper: no published recipe for --env-id {args.env_id}; drop the flag, "
+                         f"or use one of {', '.join(PAPER_PRESETS)}")
+    preset = PAPER | PAPER_PRESETS[family] if args.paper else PRESETS.get(family, {})
+    default = replace(Args(), **preset)
+    args = parse(default)
+    given = {k: v for k, v in asdict(args).items() if v != getattr(default, k)}
+    for source, values in ((f"preset of {family}", preset), ("flags", given)):
+        print(f"{source}:", " ".join(f"{k}={v:.4g}" if type(v) is float else f"{k}={v}"
+                                     for k, v in values.items()) or "none")
+    return args
+
+
+# --- POMDP WRAPPER --------------------------------------------------------------------------------
+
+
+class POMDP:
+    """`n` lanes of any Gymnasium id, as the agent sees them: flat observations (n, O), float32 or,
+    for pictures of bytes, uint8 with the channels first; actions (n, A) one-hot, `--observe` and
+    `--flicker` applied, the hidden state for an oracle."""
+
+    def __init__(self, args, n, split="train", render_mode=None):
+        self.args, self.n = args, n
+        module, _, env_id = args.env_id.rpartition(":")
+        try:
+            if module:
+                importlib.import_module(module)
+            known = gym.spec(env_id).kwargs  # which of these switches does the env offer?
+            wanted = {"oracle": args.policy == "oracle", "split": split}
+            kwargs = {k: v for k, v in wanted.items() if k in known}
+            options = {"max_episode_steps": args.max_episode_steps, "render_mode": render_mode}
+            kwargs |= {k: v for k, v in options.items() if v is not None}
+            self.envs = gym.make_vec(env_id, num_envs=n, **kwargs)
+        except (ImportError, TypeError, gym.error.Error) as error:
+            if isinstance(error, TypeError) and not render_mode:
+                raise
+            if render_mode:
+                raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures; "
+                                 "drop the flag") from error
+            reason = " ".join(str(error).split())
+            raise UsageError(f"--env-id {args.env_id}: {reason} Name a registered id, such as "
+                             "Wind-v0, or module:Id-v0") from error
+        if self.envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
+            raise UsageError(f"--env-id {args.env_id}: its lanes must reset in the step after an "
+                             "end; register it with AutoresetMode.NEXT_STEP, Gymnasium's default")
+        obs_space, action_space = self.envs.single_observation_space, self.envs.single_action_space
+        if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) not in (1, 2, 3):
+            raise UsageError(f"--env-id {args.env_id}: observations are {obs_space}; this script "
+                             "takes a Box of one dimension, or pictures of two or three")
+        if not isinstance(action_space, gym.spaces.Discrete):
+            raise UsageError(f"--env-id {args.env_id}: actions are {action_space}; this script "
+                             "takes Discrete; for a Box use rmf_sac_gru.py")
+        self.first_action, self.action_dim = int(action_space.start), int(action_space.n)
+        # A picture: an env whose observations are flat tells the shape in its metadata.
+        shape = tuple(self.envs.metadata.get("image_shape", obs_space.shape))
+        shape = (1, *shape) if len(shape) == 2 else shape
+        self.channels_last = len(obs_space.shape) == 3 and shape[2] < shape[0]
+        self.is_picture = len(shape) == 3
+        self.obs_shape = (shape[2], *shape[:2]) if self.channels_last else shape
+        self.obs_dtype = np.uint8 if obs_space.dtype == np.uint8 else np.float32
+        if self.is_picture and (args.observe or min(self.obs_shape[1:]) < 3):
+            raise UsageError(f"--env-id {args.env_id} --observe {args.observe}: observations are "
+                             f"pictures {self.obs_shape}; they are taken whole, from 3 x 3 up: "
+                             "drop --observe, or wrap the env")
+        n_obs = int(np.prod(obs_space.shape))
+        self.keep = [int(i) for i in args.observe.split(",") if i] or list(range(n_obs))
+        if max(self.keep) >= n_obs:
+            raise UsageError(f"--observe {args.observe}: {args.env_id} has only the entries "
+                             f"0 to {n_obs - 1}")
+        self.flicker = args.flicker
+        if args.policy == "oracle":
+            if "oracle" not in known and not args.observe and not args.flicker:
+                raise UsageError(f"--policy oracle: --env-id {args.env_id} has no oracle view and "
+                                 "nothing is hidden by --observe or --flicker; drop the flag")
+            self.keep, self.flicker = list(range(n_obs)), 0.0
+        self.obs_dim = len(self.keep)
+        self.obs_shape = self.obs_shape if self.is_picture else (self.obs_dim,)
+        self.references = self.envs.metadata.get("reference_scores", {})
+
+    def _see(self, obs):
+        obs = np.asarray(obs)
+        obs = np.moveaxis(obs, -1, 1) if self.channels_last else obs  # (n, C, H, W)
+        obs = obs.reshape(self.n, -1)[:, self.keep]  # (n, O)
+        if self.flicker:
+            obs = obs * (self.rng.random((self.n, 1)) >= self.flicker)
+        return obs.astype(self.obs_dtype)
+
+    def reset(self, seed):
+        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
+        return self._see(self.envs.reset(seed=seed)[0])
+
+    def step(self, action):
+        """action (n, A) one-hot -> obs (n, O), then (n,) each: reward, terminal, ended, success
+        (None where the env knows of none)."""
+        obs, reward, terminated, truncated, info = self.envs.step(
+            self.first_action + action.argmax(-1))
+        # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
+        success = info.get("is_goal", info.get("is_success"))
+        return (self._see(obs), reward.astype(np.float32), terminated,
+                terminated | truncated, success)
+
+
+class Episodes(NamedTuple):
+    """One episode per lane. Row t is what is perceived at step t: o_t, a_{t-1}, r_{t-1} and
+    whether step t-1 was terminal; an episode of k steps has rows 0 to k, row 0 without a past."""
+
+    rows: np.ndarray  # (T+1, n) of `row_dtype`
+    n_steps: np.ndarray  # (n,)
+    success: np.ndarray | None  # (n,) ever inside the goal
+
+    @property
+    def rewards(self):  # (T+1, n), 0 behind the end
+        return self.rows["prev_reward"] * (np.arange(len(self.rows))[:, None] <= self.n_steps)
+
+    @property
+    def returns(self):  # (n,)
+        return self.rewards.sum(0, dtype=np.float64)
+
+
+def play(env, act, seed, frames=None):
+    """Play one whole episode in every lane. A lane that ends early waits for the longest one: its
+    rows after the end belong to no episode and are never used.
+
+    act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
+    """
+    n, row_type = env.n, row_dtype(env)
+    obs, h = env.reset(seed), None  # h None: an empty memory
+    action, reward = np.zeros((n, env.action_dim), np.float32), np.zeros(n, np.float32)
+    terminal, alive = np.zeros(n, bool), np.ones(n, bool)
+    rows, n_steps, success = [], np.zeros(n, int), None
+    while True:
+        row = np.zeros(n, row_type)
+        row["obs"], row["prev_action"], row["prev_reward"] = obs, action, reward
+        row["terminal"] = terminal
+        rows.append(row)
+        if frames is not None:
+            frames.append(env.envs.render()[0])
+        if not alive.any():
+            return Episodes(np.stack(rows), n_steps, success)  # rows: (T+1, n)
+        if len(rows) > 100_000:
+            raise UsageError(f"--env-id {env.args.env_id}: an episode did not end within 100,000 "
+                             "steps; give it a limit with --max-episode-steps")
+        action, h = act(obs, action, reward, h)
+        obs, reward, terminal, ended, succeeded = env.step(action)
+        if succeeded is not None:
+            succeeded = np.asarray(succeeded, bool) & alive
+            success = succeeded if success is None else success | succeeded
+        n_steps += alive
+        alive &= ~ended
+
+
+# --- SEQUENCE BUFFER ------------------------------------------------------------------------------
+
+
+def row_dtype(env):  # a picture of bytes stays one: every observation is stored once, as it came
+    return np.dtype([("obs", env.obs_dtype, (env.obs_dim,)), ("prev_reward", "f4"),
+                     ("prev_action", "f4", (env.action_dim,)), ("terminal", "?")])
+
+
+class Batch(NamedTuple):
+    """Sequences of one episode each, time first: rows 0 to T perceived, steps 0 to T-1 taken."""
+
+    obs: torch.Tensor  # (T+1, B, O)
+    prev_action: torch.Tensor  # (T+1, B, A)
+    prev_reward: torch.Tensor  # (T+1, B)
+    action: torch.Tensor  # (T, B, A)
+    reward: torch.Tensor  # (T, B)
+    terminal: torch.Tensor  # (T, B) 1 = nothing follows, do not bootstrap
+    mask: torch.Tensor  # (T, B) 1 = a real step, 0 = padding behind the end of the episode
+
+
+class SequenceBuffer:
+    """Whole episodes, appended row by row to a file: a killed run loses nothing, a checkpoint
+    only keeps the index, and the newest `size` steps are mapped into memory and sampled."""
+
+    def __init__(self, path, row_type, size):
+        self.path, self.size, self.dtype = Path(path), size, row_type
+        self.n_steps = np.zeros(0, int)  # steps of each episode, oldest first
+        self.rewarded = np.zeros(0, bool)  # has it any non-zero reward?
+        self.path.touch()
+
+    def add(self, episodes):
+        with self.path.open("ab") as file:
+            for lane, n in enumerate(episodes.n_steps):
+                file.write(episodes.rows[: n + 1, lane].tobytes())
+        self.n_steps = np.append(self.n_steps, episodes.n_steps)
+        self.rewarded = np.append(self.rewarded, episodes.rewards.any(0))
+        self._map()
+
+    def load(self, n_steps, rewarded):
+        """Go back to the episodes of a checkpoint: whatever was appended later is cut off."""
+        self.n_steps, self.rewarded = n_steps, rewarded
+        n_bytes = int((n_steps + 1).sum()) * self.dtype.itemsize
+        if self.path.stat().st_size < n_bytes:
+            raise UsageError(f"--resume {self.path.parent}: {self.path.name} is missing or cut; "
+                             "start the run again")
+        os.truncate(self.path, n_bytes)
+        if n_bytes:
+            self._map()
+
+    def _map(self):
+        """Map the file and keep an index of the episodes that are young enough to be sampled."""
+        self.rows = np.memmap(self.path, self.dtype, mode="r").view(np.ndarray)
+        first_row = np.cumsum(self.n_steps + 1) - (self.n_steps + 1)
+        age = np.cumsum(self.n_steps[::-1])[::-1]  # steps since the episode began
+        young = age <= max(self.size, self.n_steps[-1])
+        self.index = np.stack([first_row, self.n_steps, self.rewarded], 1)[young]  # (episodes, 3)
+
+    def sample(self, batch_size, context_length, rewarded_fraction, rng, device):
+        """Draw sequences, each from inside one episode, every possible start equally likely; a
+        `rewarded_fraction` of them from episodes that hold a reward, if there are any."""
+        L = 10**9 if context_length == "full" else context_length
+        first_row, n_steps, rewarded = self.index.T
+        n_starts = np.maximum(1, n_steps - L + 1)
+        # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
+        # rare, nearly every batch lacks it then; where every episode has some, it is the same.
+        n_rewarded = round(rewarded_fraction * batch_size) if rewarded.any() else 0
+        in_rewarded = np.arange(batch_size) < n_rewarded
+        episode = np.empty(batch_size, int)
+        for chosen, weight in ((in_rewarded, n_starts * rewarded), (~in_rewarded, n_starts)):
+            ends = np.cumsum(weight)
+            draws = rng.integers(ends[-1], size=chosen.sum()) if chosen.any() else []
+            episode[chosen] = np.searchsorted(ends, draws, side="right")
+        start = rng.integers(n_starts[episode])
+        n = n_steps[episode]
+        T = min(L, n.max())
+        t = start + np.arange(T + 1)[:, None]  # (T+1, B)
+        rows = self.rows[first_row[episode] + np.minimum(t, n)]  # one gather: (T+1, B)
+        # A sequence starts with an empty memory and no past, also in the middle of an episode.
+        rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
+
+        def tensor(x):
+            return torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
+
+        # TRY: let the first steps of a window count in no loss (docs/lessons.md, 4).
+        prev_action, prev_reward = tensor(rows["prev_action"]), tensor(rows["prev_reward"])
+        return Batch(tensor(rows["obs"]), prev_action, prev_reward, prev_action[1:],
+                     prev_reward[1:], tensor(rows["terminal"][1:]), tensor(t[:-1] < n))
+
+
+# --- NETWORKS -------------------------------------------------------------------------------------
+
+
+def make_eye(env, n_out):
+    """-> network that embeds observations (N, O): (N, n_out)."""
+    if not env.is_picture:
+        return nn.Sequential(nn.Linear(env.obs_dim, n_out), nn.ReLU())
+    channels, height, width = env.obs_shape
+    if min(height, width) >= 64:  # the layers of the DQN paper (Mnih et al. 2015)
+        layers = [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+                  nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()]
+    else:
+        layers = [nn.Conv2d(channels, 8, 2), nn.ReLU(), nn.Conv2d(8, 16, 2), nn.ReLU(),
+                  nn.Flatten()]
+    look = nn.Sequential(Picture(env.obs_shape, 255.0 if env.obs_dtype == np.uint8 else 1.0),
+                         *layers)
+    n_seen = look(torch.zeros(1, env.obs_dim)).shape[1]
+    return nn.Sequential(look, nn.Linear(n_seen, n_out))
+
+
+class Picture(nn.Module):
+    """(N, O) -> (N, C, H, W), bytes as numbers from 0 to 1."""
+
+    def __init__(self, shape, largest):
+        super().__init__()
+        self.shape, self.largest = shape, largest
+
+    def forward(self, obs):
+        return obs.unflatten(-1, self.shape) / self.largest
+
+
+class Memory(nn.Module):
+    """Remembers what is perceived at each step: the embedded observation, and what else `inputs`
+    names. Acting is the same call with T = 1 and the h of the last step."""
+
+    def __init__(self, action_dim, args):
+        super().__init__()
+        n_obs, n_action, n_reward = args.embeddings
+        sizes = {"a": (action_dim, n_action), "r": (1, n_reward)}
+        self.embed = nn.ModuleDict({k: nn.Linear(*sizes[k]) for k in args.inputs[1:]})
+        n_in = n_obs + sum(sizes[k][1] for k in args.inputs[1:])
+        self.rnn = {"gru": nn.GRU, "lstm": nn.LSTM}[args.rnn](n_in, args.rnn_size)
+        for name, p in self.rnn.named_parameters():
+            nn.init.orthogonal_(p) if "weight" in name else nn.init.zeros_(p)
+
+    def forward(self, seen, prev_action, prev_reward, h=None):
+        """(T, B, embedding), (T, B, A), (T, B) -> memory at each step (T, B, H), and the last."""
+        perceived = {"a": prev_action, "r": prev_reward.unsqueeze(-1)}
+        x = [seen, *(F.relu(embed(perceived[k])) for k, embed in self.embed.items())]
+        # TRY: a memory of your own: anything that looks back over the rows 0 to t, and no further.
+        return self.rnn(torch.cat(x, -1), h)  # (T, B, embeddings) -> (T, B, H)
+
+
+def make_head(widths, n_out):
+    layers = []
+    for a, b in zip(widths, widths[1:]):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], n_out))
+
+
+class Network(nn.Module):
+    """An eye, a memory or none, and heads over both: one number per action from each head. The
+    actor is one with one head (logits), the critic one with two (Q_1 and Q_2)."""
+
+    def __init__(self, env, args, recurrent, n_heads):
+        super().__init__()
+        self.eye = make_eye(env, args.embeddings[0])
+        self.memory = Memory(env.action_dim, args) if recurrent else None
+        widths = [args.embeddings[0] + args.rnn_size * recurrent, *args.hidden_sizes]
+        self.heads = nn.ModuleList(make_head(widths, env.action_dim) for _ in range(n_heads))
+
+    def forward(self, obs, prev_action, prev_reward, h=None):
+        """(T, B, O), (T, B, A), (T, B) -> a list of (T, B, A), one per head; the last memory."""
+        T, B = prev_reward.shape
+        x = self.eye(obs.flatten(0, 1)).unflatten(0, (T, B))  # (T, B, embedding)
+        if self.memory:
+            out, h = self.memory(x, prev_action, prev_reward, h)
+            # The shortcut: heads see o_t directly, too. DEVIATION: as with pictures, vectors are
+            # embedded once for both; the authors have a second layer for the shortcut.
+            x = torch.cat([out, x], -1)
+        return [head(x) for head in self.heads], h
+
+
+class Agent(nn.Module):
+    """All that is learnt."""
+
+    def __init__(self, env, args):
+        super().__init__()
+        self.args = args
+        self.actor = Network(env, args, args.policy == "recurrent", n_heads=1)
+        self.critic = Network(env, args, args.policy in ("recurrent", "markov-actor"), n_heads=2)
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        log_alpha = 0.0 if args.autotune else float(np.log(args.alpha))
+        self.log_alpha = nn.Parameter(torch.tensor(log_alpha), requires_grad=args.autotune)
+        self.target_entropy = args.target_entropy_ratio * float(np.log(env.action_dim))
+
+    @torch.no_grad()
+    def act(self, obs, prev_action, prev_reward, h, deterministic=False):
+        """One step in n lanes, NumPy in and out: obs (n, O) ... -> action (n, A), memory."""
+        obs, prev_action, prev_reward = (
+            torch.as_tensor(x, dtype=torch.float32, device=self.log_alpha.device)[None]
+            for x in (obs, prev_action, prev_reward))  # (1, n, ...)
+        (logits,), h = self.actor(obs, prev_action, prev_reward, h)
+        if deterministic:
+            action = logits[0].argmax(-1)  # (n,)
+        else:
+            action = torch.multinomial(logits[0].softmax(-1), 1).squeeze(-1)
+        return F.one_hot(action, logits.shape[-1]).float().cpu().numpy(), h
+
+
+# --- LOSSES AND UPDATE ----------------------------------------------------------------------------
+
+
+def masked_mean(x, mask):
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def td_targets(batch, next_value, args):
+    """Eq. (2): next_value (T, B) is V_{t+1}; the targets y (T, B), from the last step backwards.
+    After the last real step of a sequence follows V alone."""
+    assert next_value.shape == batch.reward.shape == batch.mask.shape
+    discount = args.gamma * (1 - batch.terminal)
+    lam = args.td_lambda * torch.cat([batch.mask[1:], torch.zeros_like(batch.mask[:1])])  # (T, B)
+    one_step = batch.reward + discount * (1 - lam) * next_value
+    y = torch.zeros_like(one_step[0])
+    targets = []
+    # DEVIATION: the paper has lambda = 0, where the loop changes nothing.
+    # TRY: n-step targets (docs/lessons.md, 6).
+    for reward_t, follow_t in zip(one_step.flip(0), (discount * lam).flip(0)):
+        y = reward_t + follow_t * y  # Eq. (2)
+        targets.append(y)
+    return torch.stack(targets).flip(0)  # (T, B)
+
+
+def critic_loss(q1, q2, y, mask):
+    """Eq. (3), all (T, B)."""
+    assert q1.shape == q2.shape == y.shape == mask.shape
+    loss = masked_mean((q1 - y) ** 2 + (q2 - y) ** 2, mask)
+    return loss, {"losses/qf_loss": loss, "losses/q_data": masked_mean((q1 + q2) / 2, mask),
+                  "losses/target": masked_mean(y, mask)}
+
+
+def actor_loss(q1, q2, log_pi, alpha, mask):
+    """Eq. (4): q1, q2 without gradient, log_pi, all (T, B, A); mask (T, B)."""
+    assert q1.shape == q2.shape == log_pi.shape and q1.shape[:2] == mask.shape
+    q, pi = torch.minimum(q1, q2), log_pi.exp()
+    loss = masked_mean((pi * (alpha * log_pi - q)).sum(-1), mask)
+    return loss, {"losses/actor_loss": loss, "losses/q_policy": masked_mean((pi * q).sum(-1), mask),
+                  "losses/entropy": -masked_mean((pi * log_pi).sum(-1), mask)}
+
+
+def alpha_loss(log_alpha, entropy, target_entropy, mask):
+    """Eq. (5), entropy (T, B) without gradient."""
+    return log_alpha * (masked_mean(entropy, mask) - target_entropy)
+
+
+def grad_norm(module):
+    grads = [p.grad for p in module.parameters() if p.grad is not None] if module else []
+    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+
+
+def update(agent, optimizer, batch, args):
+    """One gradient step on every network. Returns a dict of scalars, detached."""
+    mask, actor, critic, target = batch.mask, agent.actor, agent.critic, agent.critic_target
+    perceived = batch.obs, batch.prev_action, batch.prev_reward
+
+    # Each network goes over the sequences once.
+    # DEVIATION: the authors step the critic first and run it and the actor again for the actor's
+    # loss; here both losses see the same networks.
+    (logits,), _ = actor(*perceived)  # (T+1, B, A)
+    log_pi, alpha = logits.log_softmax(-1), agent.log_alpha.detach().exp()
+    q1, q2 = (q[:-1] for q in critic(*perceived)[0])  # (T, B, A)
+
+    # The critic.
+    with torch.no_grad():
+        q = torch.minimum(*target(*perceived)[0])
+        value = (log_pi.exp() * (q - alpha * log_pi)).sum(-1)  # Eq. (1), (T+1, B)
+        y = td_targets(batch, value[1:], args)
+    taken = [(q * batch.action).sum(-1) for q in (q1, q2)]  # (T, B)
+    q_loss, scalars = critic_loss(*taken, y, mask)
+
+    # The actor. Its loss takes Q as given: no gradient reaches the critic.
+    pi_loss, actor_scalars = actor_loss(q1.detach(), q2.detach(), log_pi[:-1], alpha, mask)
+
+    optimizer.zero_grad()
+    (q_loss + pi_loss).backward()
+    if args.autotune:
+        entropy = -(log_pi.exp() * log_pi).sum(-1)[:-1].detach()  # (T, B)
+        alpha_loss(agent.log_alpha, entropy, agent.target_entropy, mask).backward()
+    scalars |= actor_scalars | {
+        "losses/alpha": alpha,
+        "grads/actor_rnn": grad_norm(actor.memory), "grads/critic_rnn": grad_norm(critic.memory),
+    }
+    optimizer.step()
+
+    # The target follows the critic.
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()), args.tau)
+    return {name: value.detach() for name, value in scalars.items()}
+
+
+# --- EVALUATION -----------------------------------------------------------------------------------
+
+
+def evaluate(env, agent, args, frames=None):
+    """Play the held-out episodes with deterministic actions, the same ones every time."""
+    act = functools.partial(agent.act, deterministic=True)
+    episodes = play(env, act, args.seed + 10_000, frames)
+    returns = episodes.returns
+    result = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
+    result["eval/return_worst10"] = returns[returns <= np.percentile(returns, 10)].mean()
+    if episodes.success is not None:
+        result["eval/success_rate"] = episodes.success.mean()
+    return result
+
+
+def capture_video(env, agent, args, folder):
+    """Write held-out episode 0, played in an env of one lane that renders, as a GIF."""
+    from PIL import Image
+
+    frames = []
+    evaluate(env, agent, args, frames)
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(folder / "episode.gif", save_all=True, append_images=images[1:], duration=50)
+    print(f"video: {folder / 'episode.gif'}")
+
+
+# --- RUN FOLDER -----------------------------------------------------------------------------------
+
+COLUMNS = [
+    "env_step", "seconds", "charts/episodic_return", "charts/episodic_length", "charts/SPS",
+    "charts/updates", "losses/qf_loss", "losses/actor_loss", "losses/alpha", "losses/entropy",
+    "losses/q_data", "losses/q_policy", "losses/target", "grads/actor_rnn", "grads/critic_rnn",
+    "eval/return_mean", "eval/return_std", "eval/return_worst10", "eval/success_rate",
+]
+
+
+def replace_file(path, write):
+    """Write a file under a temporary name, then rename it: it is never seen half written."""
+    temporary = path.with_name("tmp-" + path.name)
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def new_run_folder(args):
+    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{now}"
+    folder = Path(args.runs_dir) / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"--runs-dir {args.runs_dir}: cannot make {folder}: {error.strerror}; "
+                         "name a folder that can be written to") from error
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent,
+                         capture_output=True, text=True)
+    versions = {m.__name__: m.__version__ for m in (torch, gym, np)} | {"python": sys.version}
+    config = {"script": Path(__file__).name, "args": asdict(args), "versions": versions,
+              "git_commit": git.stdout.strip()}
+    replace_file(folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=2)))
+    (folder / "metrics.csv").write_text(",".join(COLUMNS) + "\n")
+    return folder
+
+
+def load_config(folder, source):
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if config["script"] != Path(__file__).name:
+            raise UsageError(f"{source} {folder}: made by {config['script']}; use that script")
+        lists = {k: tuple(v) for k, v in config["args"].items() if isinstance(v, list)}
+        return Args(**config["args"] | lists)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{source} {folder}: no readable config.json in it ({error}); name the "
+                         "folder of a run, as in runs/Wind-v0__...") from error
+
+
+def load_checkpoint(folder, flag):
+    try:
+        return torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a missing or damaged file
+        reason = " ".join(str(error).split())[:100]
+        raise UsageError(f"{flag} {folder}: checkpoint.pt is missing or damaged ({reason}); "
+                         "start the run again") from error
+
+
+def draw_curve(folder, args, references):
+    """learning_curve.png: the held-out return, with the scores that the env states as lines."""
+    from matplotlib.figure import Figure
+
+    table = np.genfromtxt(folder / "metrics.csv", delimiter=",", skip_header=1, ndmin=2)
+    step, mean, std = (table[:, COLUMNS.index(c)]
+                       for c in ("env_step", "eval/return_mean", "eval/return_std"))
+    step, mean, std = (x[~np.isnan(mean)] for x in (step, mean, std))
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(step, mean, color="C0", label=f"{args.policy}, seed {args.seed}")
+    axes.fill_between(step, mean - std, mean + std, color="C0", alpha=0.2, lw=0)
+    for i, (name, score) in enumerate(references.items()):
+        axes.axhline(score, color=f"C{i + 1}", ls="--", lw=1, label=f"{name}: {score:g}")
+    axes.axvspan(0, min(args.learning_starts, step.max()), color="0.93", label="random actions")
+    axes.set(title=f"{args.env_id}  {Path(__file__).stem}", xlabel="env steps",
+             ylabel=f"return, {args.eval_episodes} held-out episodes")
+    axes.legend(fontsize=8)
+    replace_file(folder / "learning_curve.png", lambda p: figure.savefig(p, dpi=110))
+
+
+# --- TRAINING -------------------------------------------------------------------------------------
+
+
+def train(args):
+    """Play, learn, evaluate, until --total-timesteps. Returns the run folder."""
+    if args.learning_starts >= args.total_timesteps:
+        raise UsageError(f"--learning-starts {args.learning_starts}: no update before the end; "
+                         f"must be below --total-timesteps {args.total_timesteps}")
+    torch.set_num_threads(args.torch_threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)  # what is sampled, and the seeds of the episodes
+    device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
+    env, eval_env = POMDP(args, args.num_envs), POMDP(args, args.eval_episodes, "heldout")
+    video_env = POMDP(args, 1, "heldout", "rgb_array") if args.capture_video else None
+    agent = Agent(env, args).to(device)
+    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad],
+                                 args.learning_rate, fused=True)
+    saved = load_checkpoint(Path(args.resume), "--resume") if args.resume else None
+    if saved and saved["env_step"] >= args.total_timesteps:
+        raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
+    folder = Path(args.resume) if args.resume else new_run_folder(args)
+    buffer = SequenceBuffer(folder / "buffer.bin", row_dtype(env), args.buffer_size)
+    env_step, n_updates, owed, started = 0, 0, 0.0, time.monotonic()
+    if saved:
+        agent.load_state_dict(saved["agent"])
+        optimizer.load_state_dict(saved["optimizer"])
+        rng.bit_generator.state = saved["numpy_rng"]
+        torch.set_rng_state(saved["torch_rng"])
+        buffer.load(saved["n_steps"].numpy(), saved["rewarded"].numpy())
+        os.truncate(folder / "metrics.csv", saved["csv_bytes"])
+        env_step, n_updates, owed = saved["env_step"], saved["n_updates"], saved["owed"]
+        started -= saved["seconds"]
+    if args.track:
+        import wandb
+
+        tracker = wandb.init(project="recurrent-model-free-rl", name=folder.name, id=folder.name,
+                             dir=folder, config=asdict(args), mode=args.wandb_mode, resume="allow")
+    n_parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
+    eye = " -> ".join(str(m).replace("_features", "") for m in agent.actor.eye.modules()
+                      if isinstance(m, (nn.Conv2d, nn.Linear)))
+    print(f"{args.env_id}: obs {env.obs_shape}, {env.action_dim} actions; {args.policy} agent on "
+          f"{device}, {n_parameters:,} parameters\neye: {eye}\n"
+          f"run folder: {folder}", flush=True)
+    score, time_left, stop = "-", "-", []
+
+    def stop_after_this_round(*_):  # a second Ctrl-C stops at once
+        signal.signal(signal.SIGINT, previous_handler)
+        stop.append(True)
+        print("\nstopping after this round", flush=True)
+
+    previous_handler = signal.signal(signal.SIGINT, stop_after_this_round)
+
+    def record(row, evaluation_due):
+        """Write a row; after an evaluation, or when stopping, also the picture and a checkpoint."""
+        nonlocal score
+        if evaluation_due:
+            row |= evaluate(eval_env, agent, args)
+            score = f"{row['eval/return_mean']:.2f} +- {row['eval/return_std']:.2f}"
+        seconds = time.monotonic() - started
+        row |= {"env_step": env_step, "charts/updates": n_updates, "seconds": seconds}
+        with (folder / "metrics.csv").open("a") as file:
+            file.write(",".join(f"{row[c]:.7g}" if c in row else "" for c in COLUMNS) + "\n")
+        if args.track:
+            tracker.log(row, step=env_step)
+        if evaluation_due or sys.stdout.isatty():
+            print(f"{env_step:>9,}/{args.total_timesteps:,} env steps | {n_updates:,} updates | "
+                  f"{row.get('charts/SPS', 0):,.0f} steps/s | held-out return {score} | "
+                  f"{time_left} left   ", end="\n" if evaluation_due else "\r", flush=True)
+        if evaluation_due or stop:
+            draw_curve(folder, args, env.references)
+            checkpoint = {
+                "agent": agent.state_dict(), "optimizer": optimizer.state_dict(),
+                "env_step": env_step, "n_updates": n_updates, "owed": owed, "seconds": seconds,
+                "numpy_rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state(),
+                "n_steps": torch.from_numpy(buffer.n_steps),
+                "rewarded": torch.from_numpy(buffer.rewarded),
+                "csv_bytes": (folder / "metrics.csv").stat().st_size}
+            replace_file(folder / "checkpoint.pt", lambda path: torch.save(checkpoint, path))
+
+    def random_action(obs, *_):
+        one_hot = np.eye(env.action_dim, dtype=np.float32)
+        return one_hot[rng.integers(env.action_dim, size=env.n)], None
+
+    if not saved:
+        record({}, evaluation_due=True)
+    while env_step < args.total_timesteps and not stop:
+        # Every lane plays an episode.
+        round_started, learning = time.monotonic(), env_step >= args.learning_starts
+        episodes = play(env, agent.act if learning else random_action, int(rng.integers(2**31)))
+        buffer.add(episodes)
+        new_steps = int(episodes.n_steps.sum())
+        # The agent learns from the buffer.
+        still = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
+        if args.anneal_lr and learning:  # `still` falls from 1 to 0
+            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, still / args.anneal_lr)
+        if args.anneal_alpha and learning and not args.autotune:
+            agent.log_alpha.data.fill_(np.log(args.alpha * still))
+        owed += args.updates_per_step * new_steps * learning
+        scalars = []
+        for _ in range(int(owed)):
+            batch = buffer.sample(args.batch_size, args.context_length, args.rewarded_fraction,
+                                  rng, device)
+            scalars.append(update(agent, optimizer, batch, args))
+        # One row of numbers: means over the round.
+        env_step, n_updates, owed = env_step + new_steps, n_updates + len(scalars), owed % 1
+        steps_per_second = new_steps / (time.monotonic() - round_started)
+        row = {k: torch.stack([s[k] for s in scalars if k in s]).mean().item()
+               for k in set().union(*scalars)}
+        row |= {"charts/episodic_return": episodes.returns.mean(), "charts/SPS": steps_per_second,
+                "charts/episodic_length": episodes.n_steps.mean()}
+        if learning:
+            minutes = (args.total_timesteps - env_step) / steps_per_second / 60
+            time_left = f"{max(minutes, 0):.1f} min"
+        passed = env_step // args.eval_interval > (env_step - new_steps) // args.eval_interval
+        record(row, evaluation_due=passed or env_step >= args.total_timesteps)
+    signal.signal(signal.SIGINT, previous_handler)
+    if args.track:
+        tracker.finish()
+    if env_step < args.total_timesteps:
+        print(f"stopped; go on with --resume {folder}")
+        return folder
+    buffer.path.unlink()  # only training needs it
+    if args.capture_video:
+        capture_video(video_env, agent, args, folder)
+    print(f"{folder}: held-out return {score}")
+    return folder
+
+
+def evaluate_run(args):
+    """--evaluate: play the held-out episodes with the checkpoint of a run."""
+    torch.set_num_threads(args.torch_threads)
+    folder = Path(args.evaluate)
+    env = POMDP(args, args.eval_episodes, "heldout")
+    agent = Agent(env, args)
+    agent.load_state_dict(load_checkpoint(folder, "--evaluate")["agent"])
+    result = evaluate(env, agent, args)
+    print("\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
+    if args.capture_video:
+        capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
+    print(f"{folder}: held-out return {result['eval/return_mean']:.2f} +- "
+          f"{result['eval/return_std']:.2f}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return evaluate_run(args) if args.evaluate else train(args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"error: {error}")
