@@ -10,7 +10,7 @@ Actor and critic each own a memory, h_t and c_t; so do their targets, g_t and k_
   (1) V_t  = min_i Q_i'(k_t, o_t, a~_t)       a~_t = clip(mu'(g_t, o_t) + clip(noise, -c, c), -1, 1)
   (2) y_t  = r_t + gamma (1 - terminal_t) [(1 - lambda) V_{t+1} + lambda y_{t+1}]
   (3) J_Q  = mean_t  sum_i (Q_i(c_t, o_t, a_t) - y_t)^2
-  (4) J_mu = mean_t  - min_i Q_i(c_t, o_t, mu(h_t, o_t))
+  (4) J_mu = mean_t  - min_i Q_i(c_t, o_t, mu(h_t, o_t)) + cost u_t^2,    mu = tanh(u)
 
 Shapes, time first: T steps of a sequence, B sequences, O observation, A action, H memory.
 
@@ -20,6 +20,7 @@ critics; the original TD3 is `--policy-frequency 2 --actor-q first`.
 What differs from the authors' code (each is marked DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
+  - actions near the ends of tanh have a cost (--saturation-cost 0: off);
   - random warm-up actions cover the whole action range.
 `--paper` runs the published recipe of an environment; docs/rmf_td3_lstm.md tells all the rest.
 
@@ -69,7 +70,7 @@ PRESETS = {
         updates_per_step=0.4, learning_rate=1e-3, anneal_lr=1.0),
 }
 # --paper: the published recipe, for all environments and then by family.
-PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0)
+PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0, saturation_cost=0.0)
 PAPER_PRESETS = {
     "Wind": dict(
         total_timesteps=757_500, num_envs=10, eval_interval=3_000, gamma=0.9, context_length=64,
@@ -179,6 +180,9 @@ class Args:
     """updates of the critic per update of actor and targets; 2 is the original TD3"""
     actor_q: Literal["min", "first"] = "min"
     """what the actor climbs: the smaller of both critics, or the first as in the original TD3"""
+    saturation_cost: float = 1e-3
+    """cost of actions near the ends of tanh, from 0 up: keeps a deterministic actor from getting
+    stuck there; 0 is the paper's"""
 
     def __post_init__(self):
         whole = "num_envs eval_interval eval_episodes total_timesteps torch_threads rnn_size"
@@ -191,7 +195,8 @@ class Args:
         rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
                   for name in ("updates_per_step", "learning_rate")}
         rules |= {name: (lambda x: 0 <= x < float("inf"), "a number from 0 up")
-                  for name in ("exploration_noise", "policy_noise", "noise_clip")}
+                  for name in ("exploration_noise", "policy_noise", "noise_clip",
+                               "saturation_cost")}
         rules |= {name: (lambda x: len(x) > 0 and min(x) >= 1, "widths from 1 up")
                   for name in ("hidden_sizes", "embeddings")}
         rules |= {
@@ -520,8 +525,11 @@ class Actor(nn.Module):
 
     def forward(self, h, obs):
         """h (..., H) or None without memory, obs (..., O) -> action (..., A) in (-1, 1)."""
+        return self.before_tanh(h, obs).tanh()
+
+    def before_tanh(self, h, obs):
         memory = None if h is None else self.head.of_memory(h)
-        return self.head(memory, F.relu(self.embed(obs))).tanh()
+        return self.head(memory, F.relu(self.embed(obs)))
 
 
 class Critic(nn.Module):
@@ -616,12 +624,17 @@ def critic_loss(q1, q2, y, mask):
                   "losses/target": masked_mean(y, mask)}
 
 
-def actor_loss(q1, q2, mask, args):
-    """Eq. (4), all (T, B)."""
-    assert q1.shape == q2.shape == mask.shape
+def actor_loss(q1, q2, before_tanh, mask, args):
+    """Eq. (4): q1, q2, mask (T, B); before_tanh (T, B, A) of the actions that were valued."""
+    assert q1.shape == q2.shape == mask.shape == before_tanh.shape[:2]
     q = torch.minimum(q1, q2) if args.actor_q == "min" else q1
-    loss = -masked_mean(q, mask)
-    return loss, {"losses/actor_loss": loss, "losses/q_policy": -loss}
+    # TRAP: tanh has no slope far out. A young critic's errors push the actions there at once, and
+    # a deterministic actor never comes back. DEVIATION: the authors have no such term.
+    far_out = (before_tanh**2).mean(-1)  # (T, B)
+    loss = masked_mean(args.saturation_cost * far_out - q, mask)
+    saturated = (before_tanh.abs() > 2).float().mean(-1)  # |a| > 0.964
+    return loss, {"losses/actor_loss": loss, "losses/q_policy": masked_mean(q, mask),
+                  "losses/saturated": masked_mean(saturated, mask)}
 
 
 def grad_norm(module):
@@ -668,8 +681,9 @@ def update(agent, optimizer, batch, args, n_updates):
             h = h.detach() if args.shared_encoder == "critic-only" else h
             if not args.shared_encoder.startswith("published"):
                 memories = [m.detach() for m in memories]
-        q1, q2 = critic(memories, batch.obs[:-1], actor(h, batch.obs[:-1]))
-        pi_loss, actor_scalars = actor_loss(q1, q2, mask, args)
+        before_tanh = actor.before_tanh(h, batch.obs[:-1])  # (T, B, A)
+        q1, q2 = critic(memories, batch.obs[:-1], before_tanh.tanh())
+        pi_loss, actor_scalars = actor_loss(q1, q2, before_tanh, mask, args)
         scalars |= actor_scalars
 
     # Gradients: each loss reaches only the parameters that it is meant to train.
@@ -720,7 +734,7 @@ def capture_video(env, agent, args, folder):
 COLUMNS = [
     "env_step", "seconds", "charts/episodic_return", "charts/episodic_length", "charts/SPS",
     "charts/updates", "losses/qf_loss", "losses/actor_loss", "losses/q_data",
-    "losses/q_policy", "losses/target", "grads/actor_rnn", "grads/critic_rnn",
+    "losses/q_policy", "losses/saturated", "losses/target", "grads/actor_rnn", "grads/critic_rnn",
     "eval/return_mean", "eval/return_std", "eval/return_worst10", "eval/success_rate",
 ]
 

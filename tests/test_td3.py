@@ -30,10 +30,16 @@ def one_update(agent, batch, args, n_updates=0, learning_rate=1e-3, seed=0):
 def test_actor_losses_are_those_computed_by_hand():
     mask = torch.tensor([[1.0, 1, 0]])
     q1, q2 = torch.tensor([[1.0, 2, 9]]), torch.tensor([[3.0, 0, 9]])
-    loss, scalars = td3.actor_loss(q1, q2, mask, td3.Args())
+    u = torch.tensor([[[1.0, 2.5], [0, -3], [9, 9]]])  # (T, B, A) before tanh
+    free = dict(saturation_cost=0.0)
+    loss, scalars = td3.actor_loss(q1, q2, u, mask, td3.Args(**free))
     assert loss == -(1 + 0) / 2 and scalars["losses/q_policy"] == (1 + 0) / 2
-    loss, _ = td3.actor_loss(q1, q2, mask, td3.Args(actor_q="first"))
+    assert scalars["losses/saturated"] == 2 / 4  # 2.5 and -3
+    loss, _ = td3.actor_loss(q1, q2, u, mask, td3.Args(**free, actor_q="first"))
     assert loss == -(1 + 2) / 2
+    loss, scalars = td3.actor_loss(q1, q2, u, mask, td3.Args(saturation_cost=0.5))
+    assert loss == -1 / 2 + 0.5 * ((1 + 6.25) / 2 + 9 / 2) / 2
+    assert scalars["losses/q_policy"] == 1 / 2
 
 
 @every_sharing
