@@ -280,6 +280,7 @@ class POMDP:
         self.channels_last = len(obs_space.shape) == 3 and shape[2] < shape[0]
         self.is_picture = len(shape) == 3
         self.obs_shape = (shape[2], *shape[:2]) if self.channels_last else shape
+        # A picture of bytes stays one in the buffer; each observation is stored once, as it came.
         self.obs_dtype = np.uint8 if obs_space.dtype == np.uint8 else np.float32
         if self.is_picture and (args.observe or min(self.obs_shape[1:]) < 3):
             raise UsageError(f"--env-id {args.env_id} --observe {args.observe}: observations are "
@@ -375,7 +376,7 @@ def play(env, act, seed, frames=None):
 # --- SEQUENCE BUFFER ------------------------------------------------------------------------------
 
 
-def row_dtype(env):  # a picture of bytes stays one: every observation is stored once, as it came
+def row_dtype(env):
     return np.dtype([("obs", env.obs_dtype, (env.obs_dim,)), ("prev_reward", "f4"),
                      ("prev_action", "f4", (env.action_dim,)), ("terminal", "?")])
 

@@ -244,6 +244,8 @@ class POMDP:
     actions (n, A) in [-1, 1], `--observe` and `--flicker` applied, the hidden state for an oracle.
     """
 
+    obs_dtype = np.float32
+
     def __init__(self, args, n, split="train", render_mode=None):
         self.args, self.n = args, n
         module, _, env_id = args.env_id.rpartition(":")
@@ -368,8 +370,8 @@ def play(env, act, seed, frames=None):
 
 
 def row_dtype(env):
-    return np.dtype([("obs", "f4", (env.obs_dim,)), ("prev_action", "f4", (env.action_dim,)),
-                     ("prev_reward", "f4"), ("terminal", "?")])
+    return np.dtype([("obs", env.obs_dtype, (env.obs_dim,)), ("prev_reward", "f4"),
+                     ("prev_action", "f4", (env.action_dim,)), ("terminal", "?")])
 
 
 class Batch(NamedTuple):

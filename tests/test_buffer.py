@@ -9,7 +9,7 @@ import torch
 import rmf_sac_gru as rmf
 
 CPU = torch.device("cpu")
-ROW = rmf.row_dtype(SimpleNamespace(obs_dim=2, action_dim=1))
+ROW = rmf.row_dtype(SimpleNamespace(obs_dim=2, obs_dtype=np.float32, action_dim=1))
 
 
 def episodes(first, lengths, rewarded=()):

@@ -56,6 +56,30 @@ class RefusedEnv(gym.Env):
         self.observation_space, self.action_space = obs_space, action_space
 
 
+class PictureEnv(gym.Env):
+    """Bytes: every pixel of channel c is 100 * c + 10 * t + the executed action; 4 steps, reward t.
+    Actions start at 1."""
+
+    def __init__(self, shape=(8, 9, 3)):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = gym.spaces.Discrete(3, start=1)
+
+    def _see(self, action):
+        picture = np.full(self.observation_space.shape, 10 * self.t + action, np.uint8)
+        if picture.shape[-1] == 3:
+            picture += np.array([0, 100, 200], np.uint8)
+        return picture
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._see(0), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._see(action), float(self.t), self.t == 4, False, {}
+
+
 VECTOR = gym.spaces.Box(-1, 1, (2,))
 IDS = {
     "Clock-v0": (ClockEnv, {}),
@@ -72,5 +96,8 @@ IDS = {
     "Unbounded-v0": (RefusedEnv, {"obs_space": VECTOR,
                                   "action_space": gym.spaces.Box(-np.inf, np.inf, (2,))}),
 }
+IDS |= {f"{name}-v0": (PictureEnv, {"shape": shape}) for name, shape in {
+    "Picture": (8, 9, 3), "PictureFirst": (2, 8, 9), "PictureGrey": (8, 9), "PictureLarge":
+    (64, 70, 3), "PictureTiny": (9, 2, 3)}.items()}
 for env_id, (env, kwargs) in IDS.items():
     gym.register(env_id, entry_point=env, kwargs=kwargs)

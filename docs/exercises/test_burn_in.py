@@ -7,7 +7,8 @@ import numpy as np
 
 
 def test_the_first_steps_of_a_window_do_not_count(script, tmp_path):
-    row_type = script.row_dtype(SimpleNamespace(obs_dim=1, action_dim=1))
+    env = SimpleNamespace(obs_dim=1, obs_dtype=np.float32, action_dim=1)
+    row_type = script.row_dtype(env)
     buffer = script.SequenceBuffer(tmp_path / "rows", row_type, 1000)
     rows = np.zeros((41, 3), row_type)
     rows["obs"][..., 0] = np.arange(41)[:, None]  # the observation is the time
