@@ -35,6 +35,10 @@ ENVIRONMENTS = {  # id: (module, single class, vector class or None, step limit 
                       {"base_id": "CartPole-v1", "view": "P", "oracle": False}),
     "CartPole-V-v0": ("occlusion", "OccludedEnv", None, 200,
                       {"base_id": "CartPole-v1", "view": "V", "oracle": False}),
+    "LunarLander-P-v0": ("occlusion", "OccludedEnv", None, 1000,
+                         {"base_id": "LunarLander-v3", "view": "P", "oracle": False}),
+    "LunarLander-V-v0": ("occlusion", "OccludedEnv", None, 1000,
+                         {"base_id": "LunarLander-v3", "view": "V", "oracle": False}),
 }
 # fmt: on
 

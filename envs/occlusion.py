@@ -2,6 +2,8 @@
 
     Pendulum   cos  sin  speed          -P keeps | cos sin .   |     -V keeps | .  .  speed |
     CartPole   x  speed  angle  speed   -P keeps | x . angle . |     -V keeps | . speed . speed |
+    LunarLander (needs Box2D)           -P keeps x, y, angle,        -V keeps their speeds,
+                                        and both legs' contacts      and both legs' contacts
 
 One observation is no longer a state: velocities must be had from successive positions (-P),
 positions must be had by summing velocities up (-V, harder: errors pile up and the start is
@@ -17,10 +19,12 @@ import numpy as np
 KEPT = {  # base id -> view -> the entries of the base observation that the agent still sees
     "Pendulum-v1": {"P": [0, 1], "V": [2]},
     "CartPole-v1": {"P": [0, 2], "V": [1, 3]},
+    "LunarLander-v3": {"P": [0, 1, 4, 6, 7], "V": [2, 3, 5, 6, 7]},  # the legs' contacts in both
 }
 REFERENCE_SCORES = {  # horizontal lines of a learning curve: name -> return of one episode
     "Pendulum-v1": {"full-state SAC": -157},
     "CartPole-v1": {"maximum": 200},
+    "LunarLander-v3": {"landed well": 200},  # Gymnasium's own line for "solved"
 }
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 30}
 # Some velocities have no bound. Gymnasium's checker wants a finite one; no real value comes near.
@@ -53,9 +57,14 @@ class OccludedEnv(gym.Env):
         if view not in KEPT[base_id]:
             raise ValueError(f"view={view!r} is unknown; use one of {sorted(KEPT[base_id])}")
         # -1 switches the base's own TimeLimit off: the limit registered for *this* id counts.
-        self.base = gym.make(
-            base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode
-        )
+        try:
+            self.base = gym.make(
+                base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode
+            )
+        except gym.error.DependencyNotInstalled as error:
+            raise gym.error.DependencyNotInstalled(
+                f"{base_id} needs Box2D; run `pip install -r requirements-box2d.txt`."
+            ) from error
         self.render_mode = render_mode
         self.metadata = {
             **METADATA,

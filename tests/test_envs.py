@@ -3,6 +3,7 @@
 The scripted controllers below are also worth reading: they are what a memory has to learn.
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,11 +26,19 @@ POINT_MASSES = {
     "SemiCircle": (SemiCircleEnv, SemiCircleVectorEnv),
 }
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
-OCCLUDED = [env_id for env_id in envs.ENVIRONMENTS if gym.spec(env_id).kwargs.get("base_id")]
+HAS_BOX2D = importlib.util.find_spec("Box2D") is not None
+if HAS_BOX2D:
+    with warnings.catch_warnings():  # it warns as it is loaded, and crashes if that is an error
+        warnings.simplefilter("ignore")
+        import Box2D  # noqa: F401
+IDS = [pytest.param(env_id, marks=pytest.mark.skipif(
+    env_id.startswith("Lunar") and not HAS_BOX2D, reason="needs Box2D")) for env_id in
+    envs.ENVIRONMENTS]
+OCCLUDED = [p for p in IDS if "base_id" in gym.spec(p.values[0]).kwargs]
 
 both_tasks = pytest.mark.parametrize("name", POINT_MASSES)
 both_modes = pytest.mark.parametrize("mode", MODES, ids=["next_step", "same_step"])
-every_id = pytest.mark.parametrize("env_id", envs.ENVIRONMENTS)
+every_id = pytest.mark.parametrize("env_id", IDS)
 occluded_ids = pytest.mark.parametrize("env_id", OCCLUDED)
 
 
@@ -468,14 +477,15 @@ def random_actions(space, n, seed):
 def test_occlusion_hides_entries_and_changes_nothing_else(env_id, oracle):
     kwargs = gym.spec(env_id).kwargs
     env = gym.make(env_id, oracle=oracle)
-    base = gym.make(kwargs["base_id"], max_episode_steps=200)
+    limit = gym.spec(env_id).max_episode_steps
+    base = gym.make(kwargs["base_id"], max_episode_steps=limit)
     kept = KEPT[kwargs["base_id"]][kwargs["view"]]
     kept = list(range(base.observation_space.shape[0])) if oracle else kept
     for seed in range(3):
         (obs, _), (full, _) = env.reset(seed=seed), base.reset(seed=seed)
         np.testing.assert_array_equal(obs, full[kept])
         over = False
-        for action in random_actions(env.action_space, 200, seed):
+        for action in random_actions(env.action_space, limit, seed):
             scaled = 2.0 * action if kwargs["base_id"] == "Pendulum-v1" else action
             obs, reward, *ends, _ = env.step(action)
             full, base_reward, *base_ends, _ = base.step(scaled)
@@ -489,6 +499,14 @@ def test_occlusion_hides_entries_and_changes_nothing_else(env_id, oracle):
 def test_kept_entries_are_the_papers():
     assert KEPT["Pendulum-v1"] == {"P": [0, 1], "V": [2]}
     assert KEPT["CartPole-v1"] == {"P": [0, 2], "V": [1, 3]}
+    assert KEPT["LunarLander-v3"] == {"P": [0, 1, 4, 6, 7], "V": [2, 3, 5, 6, 7]}
+
+
+def test_lunar_lander_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "Box2D", None)  # as if it were not there
+    monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d.lunar_lander", raising=False)
+    with pytest.raises(gym.error.DependencyNotInstalled, match="requirements-box2d.txt"):
+        gym.make("LunarLander-V-v0")
 
 
 @pytest.mark.parametrize("env_id", ["Pendulum-P-v0", "Pendulum-V-v0"])
