@@ -137,6 +137,9 @@ class Args:
     """kind of memory"""
     rnn_size: int = 128
     """width H of the memory"""
+    memory_span: int = 0
+    """steps over which the units of the memory keep what they hold, to begin with: from 1 to this,
+    each its own; 0: the gates' biases are 0, as in the paper, and half is lost at each step"""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """hidden layers of the actor's head and of each critic head"""
     embeddings: tuple[int, int, int] = (100, 8, 8)
@@ -179,7 +182,7 @@ class Args:
         rules = {name: (lambda x: x >= 1, "a whole number from 1 up")
                  for name in (whole + " batch_size buffer_size").split()}
         rules |= {name: (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")
-                  for name in ("seed", "learning_starts")}
+                  for name in ("seed", "learning_starts", "memory_span")}
         rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
                   for name in ("td_lambda rewarded_fraction gamma tau anneal_lr "
                                "target_entropy_ratio").split()}
@@ -506,6 +509,14 @@ class Memory(nn.Module):
         self.rnn = {"gru": nn.GRU, "lstm": nn.LSTM}[args.rnn](n_in, args.rnn_size)
         for name, p in self.rnn.named_parameters():
             nn.init.orthogonal_(p) if "weight" in name else nn.init.zeros_(p)
+        # DEVIATION: biases that keep, for 1 to `memory_span` steps, what a unit holds (chrono
+        # initialisation, Tallec and Ollivier 2018). With the authors' zeros half is lost per step.
+        if args.memory_span > 1:
+            H, keep = args.rnn_size, torch.empty(args.rnn_size).uniform_(1, args.memory_span).log()
+            bias = self.rnn.bias_hh_l0.data  # LSTM: input, forget, ...; GRU: reset, keep, ...
+            bias[H : 2 * H] = keep
+            if args.rnn == "lstm":
+                bias[:H] = -keep
 
     def forward(self, seen, prev_action, prev_reward, h=None):
         """(T, B, embedding), (T, B, A), (T, B) -> memory at each step (T, B, H), and the last."""

@@ -180,6 +180,23 @@ def test_a_sampled_action_follows_the_policy():
     np.testing.assert_allclose(action.mean(0), logits[0, 0].softmax(-1), atol=0.015)
 
 
+@every_rnn
+def test_a_span_lets_the_memory_keep_what_it_holds(rnn):
+    """Fed nothing, a fresh memory fades by half per step; with a span the slowest units keep on."""
+    kept = {}
+    for span in (0, 100):
+        torch.manual_seed(0)
+        memory = script.Memory(4, script.Args(rnn_size=64, rnn=rnn, memory_span=span))
+        for name, p in memory.rnn.named_parameters():
+            if "weight" in name:
+                p.data.zero_()
+        h = torch.ones(1, 1, 64)
+        nothing = torch.zeros(20, 1, 100), torch.zeros(20, 1, 4), torch.zeros(20, 1)
+        _, h = memory(*nothing, (h, h) if rnn == "lstm" else h)
+        kept[span] = (h[1] if rnn == "lstm" else h).mean().item()  # of the LSTM, the cell
+    assert kept[0] == pytest.approx(0.5**20) and 0.4 < kept[100] < 0.9
+
+
 def test_the_two_critics_differ_from_the_start(batch):
     q1, q2 = make_agent(script.Args(**SMALL)).critic(*batch[:3])[0]
     assert (q1 != q2).all()

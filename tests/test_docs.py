@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import ppo_gru_baseline as ppo
+import rmf_sac_discrete_pixels as pixels
 import rmf_sac_gru as sac
 import rmf_td3_lstm as td3
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = [sac, td3, ppo]
+SCRIPTS = [sac, td3, pixels, ppo]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHER_TOOLS = {"--help", "--upgrade", "--index-url", "--extra-index-url", "--depth"}
 
