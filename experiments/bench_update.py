@@ -1,7 +1,10 @@
 """How long one gradient update takes, and which part takes how much of it.
 
-    python experiments/bench_update.py            # the sizes of the authors' code for Wind
-    python experiments/bench_update.py --preset   # the sizes of our Wind preset
+    python experiments/bench_update.py             # SAC at the sizes of the authors' code for Wind
+    python experiments/bench_update.py --preset    # the sizes of our Wind preset
+    python experiments/bench_update.py --script rmf_td3_lstm
+    python experiments/bench_update.py --script rmf_sac_discrete_pixels  # preset, Delayed-Catch
+    python experiments/bench_update.py --script ppo_gru_baseline         # preset, Pendulum; acting
 
 Prints the median over `--updates` updates, one thread unless `--threads` says more, and the rate
 of a large matrix product on this machine, which bounds what any update can reach. Run it on a quiet
@@ -9,6 +12,7 @@ machine: nothing else on the cores.
 """
 
 import argparse
+import importlib
 import sys
 import time
 from collections import defaultdict
@@ -18,9 +22,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import rmf_sac_gru as script
 
 PARTS = defaultdict(float)  # part -> seconds, summed over the updates
+RELEASED = dict(rnn_size=64, hidden_sizes=(128, 128), batch_size=64)  # the authors' for Wind
 
 
 def timed(owner, name, part):
@@ -37,14 +41,76 @@ def timed(owner, name, part):
     setattr(owner, name, wrapper)
 
 
+def off_policy(script, options):
+    """-> function that makes one update on random sequences, what it is, stop watches to set."""
+    family = "DelayedCatch5" if "pixels" in script.__name__ else "Wind"
+    small = options.preset or family != "Wind"
+    sizes = script.PRESETS[family] if small else RELEASED
+    rnn = {"rnn": options.rnn} if options.rnn else {}
+    args = script.Args(env_id=f"{family}-v0", **sizes | rnn)
+    env, B = script.POMDP(args, 1), args.batch_size
+    T, n_obs, A = 75 if family == "Wind" else 34, env.obs_dim, env.action_dim
+    agent = script.Agent(n_obs, A, args) if family == "Wind" else script.Agent(env, args)
+    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], 3e-4,
+                                 fused=True)
+    batch = script.Batch(
+        torch.randn(T + 1, B, n_obs), torch.rand(T + 1, B, A) * 2 - 1, torch.rand(T + 1, B),
+        torch.rand(T, B, A) * 2 - 1, torch.rand(T, B), torch.zeros(T, B), torch.ones(T, B))
+    count = [0] if "td3" in script.__name__ else []  # TD3 is told how many updates were made
+    what = (f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}")
+
+    def watch():
+        if hasattr(script, "Encoder"):
+            timed(script.Encoder, "forward", "memories, forward")
+            timed(script.Head, "forward", "heads, forward")
+        else:
+            timed(script.Network, "forward", "networks, forward")
+        timed(script, "td_targets", "targets")
+        timed(torch.Tensor, "backward", "backward, all losses")
+        timed(optimizer, "step", "Adam")
+        timed(torch, "_foreach_lerp_", "target networks")
+
+    return lambda: script.update(agent, optimizer, batch, args, *count), what, watch
+
+
+def on_policy(script, options):
+    """PPO: all gradient steps on one segment; also prints the rate of acting."""
+    args = script.Args(env_id="Pendulum-V-v0", **script.PRESETS["Pendulum"])
+    env = script.POMDP(args, args.num_envs)
+    agent = script.Agent(env.obs_dim, env.action_dim, env.discrete, args)
+    optimizer = torch.optim.Adam(agent.parameters(), 3e-4, fused=True)
+    lanes = script.Lanes(env, args, torch.device("cpu"))
+    lanes.reset(0)
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        segment, _ = lanes.play(agent)
+        seconds.append(time.perf_counter() - started)
+    print(f"acting: {args.num_envs * args.num_steps / np.median(seconds):,.0f} env steps/s")
+    what = (f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {args.num_envs} lanes "
+            f"x {args.num_steps}, {args.update_epochs} x {args.num_minibatches} minibatches")
+    rng = np.random.default_rng(0)
+
+    def watch():
+        timed(script, "remember", "memories, forward")
+        timed(torch.Tensor, "backward", "backward")
+        timed(optimizer, "step", "Adam")
+
+    return lambda: list(script.update(agent, optimizer, segment, args, rng)), what, watch
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--script", default="rmf_sac_gru",
+                        choices=("rmf_sac_gru", "rmf_td3_lstm", "rmf_sac_discrete_pixels",
+                                 "ppo_gru_baseline"))
     parser.add_argument("--preset", action="store_true", help="sizes of our Wind preset")
-    parser.add_argument("--rnn", choices=("gru", "lstm"), default="gru")
+    parser.add_argument("--rnn", choices=("gru", "lstm"), help="else the script's own")
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    script = importlib.import_module(options.script)
 
     big = torch.randn(2048, 2048)
     seconds = []
@@ -54,39 +120,25 @@ def main():
         seconds.append(time.perf_counter() - started)
     print(f"2048-wide float32 product: {2 * 2048**3 / np.median(seconds) / 1e9:.0f} GFLOP/s")
 
-    paper = dict(rnn_size=64, hidden_sizes=(128, 128), batch_size=64)
-    args = script.Args(rnn=options.rnn, **({"rnn_size": 64, "hidden_sizes": (64, 64),
-                                            "batch_size": 16} if options.preset else paper))
-    T, B, obs_dim, A = 75, args.batch_size, 2, 2
-    agent = script.Agent(obs_dim, A, args)
-    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], 3e-4,
-                                 fused=True)
-    batch = script.Batch(
-        torch.randn(T + 1, B, obs_dim), torch.rand(T + 1, B, A) * 2 - 1, torch.rand(T + 1, B),
-        torch.rand(T, B, A) * 2 - 1, torch.rand(T, B), torch.zeros(T, B), torch.ones(T, B))
-    for _ in range(5):
-        script.update(agent, optimizer, batch, args)
+    build = on_policy if options.script == "ppo_gru_baseline" else off_policy
+    update, what, watch = build(script, options)
+    for _ in range(3):
+        update()
     seconds = []
     for _ in range(options.updates):
         started = time.perf_counter()
-        script.update(agent, optimizer, batch, args)
+        update()
         seconds.append(time.perf_counter() - started)
     ms = np.array(seconds) * 1e3
-    print(f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}, "
-          f"{options.threads} thread(s): {np.median(ms):.1f} ms per update "
+    print(f"{what}, {options.threads} thread(s): {np.median(ms):.1f} ms per update "
           f"(min {ms.min():.1f}, max {ms.max():.1f})")
 
-    timed(script.Encoder, "forward", "memories, forward (actor, critic, target)")
-    timed(script.Head, "forward", "heads, forward")
-    timed(script, "td_targets", "targets")
-    timed(torch.Tensor, "backward", "backward, all losses")
-    timed(optimizer, "step", "Adam")
-    timed(torch, "_foreach_lerp_", "target network")
+    watch()
     started = time.perf_counter()
     for _ in range(options.updates):
-        script.update(agent, optimizer, batch, args)
+        update()
     total = time.perf_counter() - started
-    PARTS["the rest (embeddings, log density, scalars)"] = total - sum(PARTS.values())
+    PARTS["the rest (embeddings, densities, scalars)"] = total - sum(PARTS.values())
     for part, part_seconds in sorted(PARTS.items(), key=lambda item: -item[1]):
         ms = part_seconds / options.updates * 1e3
         print(f"  {ms:6.1f} ms  {part_seconds / total:4.0%}  {part}")
