@@ -59,7 +59,8 @@ PRESETS = {
     "Wind": dict(
         total_timesteps=225_000, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.9,
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
-        updates_per_step=0.05, learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.3),
+        updates_per_step=0.045, learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.3,
+        policy_noise=0.1),
     "SemiCircle": dict(
         total_timesteps=432_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
         gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
@@ -180,7 +181,7 @@ class Args:
     """updates of the critic per update of actor and targets; 2 is the original TD3"""
     actor_q: Literal["min", "first"] = "min"
     """what the actor climbs: the smaller of both critics, or the first as in the original TD3"""
-    saturation_cost: float = 1e-3
+    saturation_cost: float = 1e-4
     """cost of actions near the ends of tanh, from 0 up: keeps a deterministic actor from getting
     stuck there; 0 is the paper's"""
 
