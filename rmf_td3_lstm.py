@@ -59,7 +59,7 @@ PRESETS = {
     "Wind": dict(
         total_timesteps=225_000, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.9,
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
-        updates_per_step=0.045, learning_rate=1e-3, anneal_lr=1.0, exploration_noise=0.3,
+        updates_per_step=0.04, learning_rate=1e-3, anneal_lr=0.5, exploration_noise=0.3,
         policy_noise=0.1),
     "SemiCircle": dict(
         total_timesteps=432_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
