@@ -28,7 +28,7 @@ import rmf_td3_lstm as td3
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     sac: TINY_RUN, td3: TINY_RUN,
-    pixels: ("--env-id KeyToDoor-v0 --max-episode-steps 25 --num-envs 2 --total-timesteps 800"
+    pixels: ("--env-id KeyToDoor-v0 --max-episode-steps 25 --num-envs 1 --total-timesteps 800"
              " --learning-starts 100 --eval-interval 250 --eval-episodes 2 --rnn-size 8"
              " --updates-per-step 0.06 --hidden-sizes 8 8 --embeddings 8 8 8 --batch-size 4"
              " --autotune").split(),
