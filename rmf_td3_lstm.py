@@ -289,7 +289,8 @@ class POMDP:
                              "takes a Box of one dimension: flatten them with your own wrapper")
         if not isinstance(action_space, gym.spaces.Box) or not action_space.is_bounded():
             raise UsageError(f"--env-id {args.env_id}: actions are {action_space}; this script "
-                             "takes a Box with finite bounds, as in Pendulum-V-v0")
+                             "takes a Box with finite bounds, as in Pendulum-V-v0; for Discrete "
+                             "use rmf_sac_discrete_pixels.py")
         self.low, self.high = action_space.low.ravel(), action_space.high.ravel()
         self.action_shape = action_space.shape
         n_obs = int(np.prod(obs_space.shape))
