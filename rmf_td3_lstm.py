@@ -633,7 +633,7 @@ def actor_loss(q1, q2, before_tanh, mask, args):
     assert q1.shape == q2.shape == mask.shape == before_tanh.shape[:2]
     q = torch.minimum(q1, q2) if args.actor_q == "min" else q1
     # TRAP: tanh has no slope far out. A young critic's errors push the actions there at once, and
-    # a deterministic actor never comes back. DEVIATION: the authors have no such term.
+    # a deterministic actor hardly comes back. DEVIATION: the authors have no such term.
     far_out = (before_tanh**2).mean(-1)  # (T, B)
     loss = masked_mean(args.saturation_cost * far_out - q, mask)
     saturated = (before_tanh.abs() > 2).float().mean(-1)  # |a| > 0.964

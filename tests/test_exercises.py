@@ -51,7 +51,7 @@ ANSWERS = {
 
 
 def check(names, script):
-    """-> names of the checks that fail, and the output."""
+    """-> names of the checks that fail."""
     files = [f"docs/exercises/{name}.py" for name in names]
     result = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rf", *files], cwd=ROOT,
                             env=os.environ | {"SCRIPT": str(script)}, capture_output=True,
