@@ -128,8 +128,10 @@ def test_a_run_whose_runner_was_killed_is_waited_for_and_not_started_twice(table
 
 
 def test_ctrl_c_stops_what_runs_starts_nothing_more_and_the_same_command_goes_on(table):
-    process = subprocess.Popen(command(table), cwd=ROOT, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # a job that a shell put in the background ignores Ctrl-C, and
+        command(table), cwd=ROOT, start_new_session=True,  # so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not list((table.parent / "runs").glob("*/*/checkpoint.pt")):
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
