@@ -70,6 +70,20 @@ PRESETS = {
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
         updates_per_step=0.4, learning_rate=1e-3, anneal_lr=1.0),
 }
+BODIES = ("HalfCheetah", "Hopper", "Walker2d", "Ant",
+          "HalfCheetahBLT", "HopperBLT", "WalkerBLT", "AntBLT")
+TRIALS = ("CheetahVel", "CheetahDir", "AntDir", "HumanoidDir")
+DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
+            "CheetahGeneralize")
+LOCOMOTION = dict(
+    total_timesteps=200_000, num_envs=5, eval_interval=10_000, eval_episodes=10, context_length=64,
+    batch_size=16, learning_starts=10_000, updates_per_step=0.2, learning_rate=1e-3)
+PRESETS |= dict.fromkeys(BODIES, LOCOMOTION)
+PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
+    eval_interval=50_000, eval_episodes=100, inputs="o"))
+PRESETS |= dict.fromkeys(TRIALS, LOCOMOTION | dict(
+    total_timesteps=500_000, num_envs=20, eval_interval=40_000, eval_episodes=20, inputs="oar",
+    embeddings=(32, 16, 16), learning_starts=40_000, updates_per_step=0.1))
 # --paper: the published recipe, for all environments and then by family.
 PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0, saturation_cost=0.0)
 PAPER_PRESETS = {
@@ -83,6 +97,23 @@ PAPER_PRESETS = {
     "Pendulum": dict(
         total_timesteps=51_000, num_envs=1, eval_interval=1_000, inputs="oar", gamma=0.9,
         learning_starts=1_000, updates_per_step=1.0),
+}
+PAPER_PRESETS |= dict.fromkeys(BODIES, dict(
+    total_timesteps=1_510_000, num_envs=1, eval_interval=4_000, eval_episodes=10, rnn="gru",
+    hidden_sizes=(256, 256), embeddings=(32, 16, 8), context_length=64, batch_size=64,
+    learning_starts=10_000, updates_per_step=1.0))
+PAPER_PRESETS |= dict.fromkeys(DYNAMICS, dict(
+    total_timesteps=3_010_000, num_envs=1, eval_interval=50_000, eval_episodes=100, inputs="o",
+    hidden_sizes=(256, 256), context_length=64, batch_size=64, learning_starts=10_000,
+    updates_per_step=0.2))
+PAPER_TRIAL = dict(
+    total_timesteps=30_200_000, num_envs=25, eval_interval=40_000, inputs="oar", rnn="gru",
+    hidden_sizes=(128, 128, 128), embeddings=(32, 16, 16), learning_starts=200_000,
+    updates_per_step=0.02)
+PAPER_PRESETS |= {
+    "CheetahVel": PAPER_TRIAL | dict(total_timesteps=5_200_000, rnn="lstm", context_length=64),
+    "CheetahDir": PAPER_TRIAL | dict(total_timesteps=20_200_000), "AntDir": PAPER_TRIAL,
+    "HumanoidDir": PAPER_TRIAL | dict(embeddings=(128, 32, 16)),
 }
 
 
@@ -123,6 +154,8 @@ class Args:
     """env steps between two evaluations; each one is followed by a checkpoint"""
     eval_episodes: int = 20
     """held-out episodes per evaluation, deterministic actions, the same ones each time"""
+    eval_env_ids: tuple[str, ...] = ()
+    """other ids, with spaces of the same sizes, to evaluate in as well: does it generalize?"""
     paper: bool = False
     """start from the paper's recipe for this environment instead of the fast preset"""
 
@@ -229,7 +262,7 @@ def parse_args(argv=None):
         saved = load_config(Path(args.resume or args.evaluate), source)
         args = parse(replace(saved, resume=args.resume, evaluate=args.evaluate))
         may_change = {"resume", "evaluate", "track", "wandb_mode", "capture_video"}
-        may_change |= {"eval_episodes", "seed"} if args.evaluate else set()
+        may_change |= {"eval_episodes", "eval_env_ids", "seed"} if args.evaluate else set()
         for name, old in asdict(saved).items():
             if name not in may_change and getattr(args, name) != old:
                 raise UsageError(f"{flag(name)} {getattr(args, name)}: the run in {source} has "
@@ -271,12 +304,15 @@ class POMDP:
             options = {"max_episode_steps": args.max_episode_steps, "render_mode": render_mode}
             kwargs |= {k: v for k, v in options.items() if v is not None}
             self.envs = gym.make_vec(env_id, num_envs=n, **kwargs)
-        except (ImportError, TypeError, gym.error.Error) as error:
-            if isinstance(error, TypeError) and not render_mode:
-                raise
+            if render_mode:  # better now than at the end of the run
+                self.envs.reset()
+                self.envs.render()
+        except Exception as error:
             if render_mode:
-                raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures; "
+                raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures here; "
                                  "drop the flag") from error
+            if not isinstance(error, (ImportError, gym.error.Error)):
+                raise
             reason = " ".join(str(error).split())
             raise UsageError(f"--env-id {args.env_id}: {reason} Name a registered id, such as "
                              "Wind-v0, or module:Id-v0") from error
@@ -722,6 +758,35 @@ def evaluate(env, agent, args, frames=None):
     return result
 
 
+def make_eval_envs(args):
+    """-> {ending of a column's name: env}: "" for --env-id, "@id" for each of --eval-env-ids."""
+    ids = {"": args.env_id} | {f"@{env_id}": env_id for env_id in args.eval_env_ids}
+    made = {}
+    for ending, env_id in ids.items():
+        try:
+            made[ending] = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
+        except UsageError as error:
+            flag = "--eval-env-ids" if ending else "--env-id"
+            raise UsageError(str(error).replace("--env-id", flag)) from error
+    for ending, env in made.items():
+        sizes, expected = ((e.obs_dim, e.action_dim) for e in (env, made[""]))
+        if sizes != expected:
+            raise UsageError(f"--eval-env-ids {ending[1:]}: {sizes[0]} observations and {sizes[1]} "
+                             f"actions, but {args.env_id} has {expected[0]} and {expected[1]}")
+    return made
+
+
+def evaluate_all(eval_envs, agent, args):
+    return {name + ending: value for ending, env in eval_envs.items()
+            for name, value in evaluate(env, agent, args).items()}
+
+
+def report(folder, result):
+    print("\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
+    print(f"{folder}: held-out return {result['eval/return_mean']:.2f} +- "
+          f"{result['eval/return_std']:.2f}")
+
+
 def capture_video(env, agent, args, folder):
     """Write held-out episode 0, played in an env of one lane that renders, as a GIF."""
     from PIL import Image
@@ -741,6 +806,11 @@ COLUMNS = [
     "losses/q_policy", "losses/saturated", "losses/target", "grads/actor_rnn", "grads/critic_rnn",
     "eval/return_mean", "eval/return_std", "eval/return_worst10", "eval/success_rate",
 ]
+
+
+def columns(args):
+    return COLUMNS + [f"{name}@{env_id}" for env_id in args.eval_env_ids
+                      for name in COLUMNS if name.startswith("eval/")]
 
 
 def replace_file(path, write):
@@ -765,7 +835,7 @@ def new_run_folder(args):
     config = {"script": Path(__file__).name, "args": asdict(args), "versions": versions,
               "git_commit": git.stdout.strip()}
     replace_file(folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=2)))
-    (folder / "metrics.csv").write_text(",".join(COLUMNS) + "\n")
+    (folder / "metrics.csv").write_text(",".join(columns(args)) + "\n")
     return folder
 
 
@@ -823,7 +893,7 @@ def train(args):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)  # what is sampled, and the seeds of the episodes
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    env, eval_env = POMDP(args, args.num_envs), POMDP(args, args.eval_episodes, "heldout")
+    env, eval_envs = POMDP(args, args.num_envs), make_eval_envs(args)
     video_env = POMDP(args, 1, "heldout", "rgb_array") if args.capture_video else None
     agent = Agent(env.obs_dim, env.action_dim, args).to(device)
     optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad],
@@ -851,7 +921,7 @@ def train(args):
     n_parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
     print(f"{args.env_id}: obs {env.obs_dim}, action {env.action_dim}; {args.policy} agent on "
           f"{device}, {n_parameters:,} parameters\nrun folder: {folder}", flush=True)
-    score, time_left, stop = "-", "-", []
+    result, score, time_left, stop = {}, "-", "-", []
 
     def stop_after_this_round(*_):  # a second Ctrl-C stops at once
         signal.signal(signal.SIGINT, previous_handler)
@@ -862,14 +932,15 @@ def train(args):
 
     def record(row, evaluation_due):
         """Write a row; after an evaluation, or when stopping, also the picture and a checkpoint."""
-        nonlocal score
+        nonlocal score, result
         if evaluation_due:
-            row |= evaluate(eval_env, agent, args)
+            result = evaluate_all(eval_envs, agent, args)
+            row |= result
             score = f"{row['eval/return_mean']:.2f} +- {row['eval/return_std']:.2f}"
         seconds = time.monotonic() - started
         row |= {"env_step": env_step, "charts/updates": n_updates, "seconds": seconds}
         with (folder / "metrics.csv").open("a") as file:
-            file.write(",".join(f"{row[c]:.7g}" if c in row else "" for c in COLUMNS) + "\n")
+            file.write(",".join(f"{row[c]:.7g}" if c in row else "" for c in columns(args)) + "\n")
         if args.track:
             tracker.log(row, step=env_step)
         if evaluation_due or sys.stdout.isatty():
@@ -930,7 +1001,7 @@ def train(args):
     buffer.path.unlink()  # only training needs it
     if args.capture_video:
         capture_video(video_env, agent, args, folder)
-    print(f"{folder}: held-out return {score}")
+    report(folder, result)
     return folder
 
 
@@ -938,15 +1009,14 @@ def evaluate_run(args):
     """--evaluate: play the held-out episodes with the checkpoint of a run."""
     torch.set_num_threads(args.torch_threads)
     folder = Path(args.evaluate)
-    env = POMDP(args, args.eval_episodes, "heldout")
+    eval_envs = make_eval_envs(args)
+    env = eval_envs[""]
     agent = Agent(env.obs_dim, env.action_dim, args)
     agent.load_state_dict(load_checkpoint(folder, "--evaluate")["agent"])
-    result = evaluate(env, agent, args)
-    print("\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
+    result = evaluate_all(eval_envs, agent, args)
     if args.capture_video:
         capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
-    print(f"{folder}: held-out return {result['eval/return_mean']:.2f} +- "
-          f"{result['eval/return_std']:.2f}")
+    report(folder, result)
 
 
 def main(argv=None):

@@ -13,9 +13,9 @@ import gymnasium as gym
 
 POINT_MASS = {"oracle": False, "split": "train"}
 
-# No max_episode_steps for point masses and credit tasks: they end themselves, after a number of
-# steps that follows from their arguments. The occluded tasks never end themselves (Pendulum) or
-# only by a fall (CartPole).
+# No max_episode_steps for point masses, credit tasks and trials of bodies: they end themselves,
+# after a number of steps that follows from their arguments. The others never end themselves
+# (Pendulum, HalfCheetah) or only by a fall.
 # fmt: off
 ENVIRONMENTS = {  # id: (module, single class, vector class or None, step limit or None, arguments)
     "Wind-v0": ("point_mass", "WindEnv", "WindVectorEnv", None, POINT_MASS),
@@ -27,19 +27,34 @@ ENVIRONMENTS = {  # id: (module, single class, vector class or None, step limit 
     "DelayedCatch-v0": ("credit", "CatchEnv", "CatchVectorEnv", None, {"runs": 40}),
     "KeyToDoor-v0": ("credit", "KeyToDoorEnv", "KeyToDoorVectorEnv", None,
                      {"distractor_steps": 60}),
-    "Pendulum-P-v0": ("occlusion", "OccludedEnv", None, 200,
-                      {"base_id": "Pendulum-v1", "view": "P", "oracle": False}),
-    "Pendulum-V-v0": ("occlusion", "OccludedEnv", None, 200,
-                      {"base_id": "Pendulum-v1", "view": "V", "oracle": False}),
-    "CartPole-P-v0": ("occlusion", "OccludedEnv", None, 200,
-                      {"base_id": "CartPole-v1", "view": "P", "oracle": False}),
-    "CartPole-V-v0": ("occlusion", "OccludedEnv", None, 200,
-                      {"base_id": "CartPole-v1", "view": "V", "oracle": False}),
-    "LunarLander-P-v0": ("occlusion", "OccludedEnv", None, 1000,
-                         {"base_id": "LunarLander-v3", "view": "P", "oracle": False}),
-    "LunarLander-V-v0": ("occlusion", "OccludedEnv", None, 1000,
-                         {"base_id": "LunarLander-v3", "view": "V", "oracle": False}),
+    "CheetahVel-v0": ("locomotion", "CheetahVelEnv", None, None,
+                      {"oracle": False, "split": "train", "task_seed": 0}),
+    "CheetahDir-v0": ("locomotion", "CheetahDirEnv", None, None, {"oracle": False}),
+    "AntDir-v0": ("locomotion", "AntDirEnv", None, None, {"oracle": False}),
+    "HumanoidDir-v0": ("locomotion", "HumanoidDirEnv", None, None, {"oracle": False}),
 }
+OCCLUDED = {  # name: (base id, step limit)
+    "Pendulum": ("Pendulum-v1", 200), "CartPole": ("CartPole-v1", 200),
+    "LunarLander": ("LunarLander-v3", 1000),
+    "HalfCheetah": ("HalfCheetah-v5", 1000), "Hopper": ("Hopper-v5", 1000),
+    "Walker2d": ("Walker2d-v5", 1000), "Ant": ("Ant-v5", 1000),
+    "HalfCheetahBLT": ("HalfCheetahBulletEnv-v0", 1000), "HopperBLT": ("HopperBulletEnv-v0", 1000),
+    "WalkerBLT": ("Walker2DBulletEnv-v0", 1000), "AntBLT": ("AntBulletEnv-v0", 1000),
+}
+ENVIRONMENTS |= {
+    f"{name}-{view}-v0": ("occlusion", "OccludedEnv", None, limit,
+                          {"base_id": base_id, "view": view, "oracle": False})
+    for name, (base_id, limit) in OCCLUDED.items() for view in "PV"}
+DYNAMICS = {  # name: (task, mode): R random, D the body as it is, E extreme
+    **{task: (task, "R") for task in ("HopperRobust", "WalkerRobust", "CheetahRobust",
+                                      "HopperGeneralize", "CheetahGeneralize")},
+    **{f"{task}-{mode}": (task, mode) for task in ("HopperGeneralize", "CheetahGeneralize")
+       for mode in "DRE"},
+}
+ENVIRONMENTS |= {
+    f"{name}-v0": ("dynamics", "DynamicsEnv", None, 1000,
+                   {"task": task, "mode": mode, "oracle": False})
+    for name, (task, mode) in DYNAMICS.items()}
 # fmt: on
 
 for env_id, (module, single, vector, step_limit, kwargs) in ENVIRONMENTS.items():

@@ -42,6 +42,8 @@ BAD_FLAGS = {
     "--rnn-size 0": ["--rnn-size 0"],
     "--hidden-sizes 8 0": ["--hidden-sizes", "0"],
     "--embeddings 0 2 2": ["--embeddings", "0"],
+    "--eval-env-ids Nope-v0": ["--eval-env-ids Nope-v0"],
+    "--eval-env-ids Pendulum-V-v0 Wind-v0": ["--eval-env-ids Wind-v0", "2", "Pendulum-V-v0", "1"],
     "--observe 0,5": ["--observe 0,5", "0 to 0"],  # Pendulum-V-v0 shows one entry
     "--observe 0;1": ["--observe 0;1", "0,1,4"],
     "--observe 0,,1": ["--observe 0,,1"],

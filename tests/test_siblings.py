@@ -48,6 +48,7 @@ MAY_DIFFER = {
     "COLUMNS": "the losses", "PRESETS": "tuned for each",
     "draw_curve": "PPO plays no random actions first",
     "alpha_loss": "the entropy is an estimate, or known",
+    "LOCOMOTION": "tuned for each", "PAPER_TRIAL": "the kind of memory",
     "PAPER": "the recipe of each", "PAPER_PRESETS": "the recipe of each",
     "train": "PPO has no buffer", "evaluate_run": "PPO's agent is told if actions are discrete",
 }
@@ -153,6 +154,17 @@ def test_evaluate_prints_the_last_evaluation_again(script, run, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(
         f"held-out return {numbers(folder, 'eval/return_mean')[-1]:.2f} +- "
         f"{numbers(folder, 'eval/return_std')[-1]:.2f}")
+
+
+@pytest.mark.parametrize("script", [sac, ppo], ids=lambda s: s.__name__)
+def test_other_environments_have_columns_of_their_own(script, run, capsys):
+    same = "envs:Pendulum-V-v0"  # by another name
+    folder = run(script, "--eval-env-ids", same)
+    own, other = (numbers(folder, f"eval/return_mean{end}") for end in ("", f"@{same}"))
+    assert (own == other).all() and len(own) > 2
+    assert f"eval/return_mean@{same}: {own[-1]:.4g}" in capsys.readouterr().out
+    script.main(["--evaluate", str(folder), "--eval-env-ids", "Pendulum-V-v0"])
+    assert f"eval/return_mean@Pendulum-V-v0: {own[-1]:.4g}" in capsys.readouterr().out
 
 
 BAD_FLAGS = {

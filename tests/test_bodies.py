@@ -1,0 +1,323 @@
+"""What is true of the MuJoCo environments: trials of bodies, changed dynamics, occlusion."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import envs  # noqa: F401  (registers the ids)
+from envs.dynamics import OUTER, TASKS, DynamicsEnv
+from envs.locomotion import AntDirEnv, CheetahDirEnv, CheetahVelEnv, HumanoidDirEnv
+
+TRIALS = {"CheetahVel-v0": CheetahVelEnv, "CheetahDir-v0": CheetahDirEnv,
+          "AntDir-v0": AntDirEnv, "HumanoidDir-v0": HumanoidDirEnv}
+every_trial = pytest.mark.parametrize("env_id", TRIALS)
+every_dynamics = pytest.mark.parametrize("task", TASKS)
+
+
+def random_actions(env, n, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (n, *env.action_space.shape)).astype("f4")
+
+
+# --- TRIALS ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id, expected", [
+    ("CheetahVel-v0", lambda d: [d.qpos[1:], d.qvel, d.body("torso").xpos]),
+    ("CheetahDir-v0", lambda d: [d.qpos[1:], d.qvel, d.body("torso").xpos]),
+    ("AntDir-v0", lambda d: [d.qpos[2:], d.qvel]),
+    ("HumanoidDir-v0", lambda d: [d.qpos[2:], d.qvel, d.cinert[1:].ravel(), d.cvel[1:].ravel(),
+                                  d.qfrc_actuator[6:]]),
+])
+@pytest.mark.parametrize("oracle", [False, True])
+def test_a_trial_observes_the_body_then_the_task_for_the_oracle_then_the_flag(
+        env_id, expected, oracle):
+    env = gym.make(env_id, oracle=oracle).unwrapped
+    env.reset(seed=1)
+    for action in random_actions(env, 5):
+        obs, _, _, _, info = env.step(action)
+        parts = expected(env.body.data) + [info["task"]] * oracle + [[0.0]]
+        np.testing.assert_allclose(obs, np.concatenate(parts), rtol=1e-5, atol=1e-6)
+    assert obs.dtype == np.float32
+
+
+def centre_of_mass(body):
+    return (body.model.body_mass @ body.data.xipos)[:2] / body.model.body_mass.sum()
+
+
+@pytest.mark.parametrize("env_id, place, formula", [
+    ("CheetahVel-v0", lambda b: b.data.qpos[:2],
+     lambda v, a, task: -abs(v[0] - task[0]) - 0.05 * (a**2).sum()),
+    ("CheetahDir-v0", lambda b: b.data.qpos[:2],
+     lambda v, a, task: task[0] * v[0] - 0.05 * (a**2).sum()),
+    ("AntDir-v0", lambda b: b.data.body("torso").xpos[:2],
+     lambda v, a, task: v @ task - 0.5 * (a**2).sum() + 1),
+    ("HumanoidDir-v0", centre_of_mass,
+     lambda v, a, task: 0.25 * 0.015 / 0.003 * v @ task - 0.1 * ((0.4 * a) ** 2).sum() + 5),
+])
+def test_the_reward_is_the_papers_formula(env_id, place, formula):
+    env = gym.make(env_id).unwrapped
+    _, info = env.reset(seed=3)
+    for action in random_actions(env, 20):
+        before = place(env.body).copy()
+        _, reward, _, _, info = env.step(action)
+        velocity = (place(env.body) - before) / env.body.dt
+        assert reward == pytest.approx(formula(velocity, action.astype(float), info["task"]),
+                                       rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("env_id", ["CheetahVel-v0", "CheetahDir-v0"])
+def test_a_trial_has_k_times_h_actions_a_flag_a_new_start_and_the_same_task(env_id):
+    env = gym.make(env_id, horizon=7, episodes_per_trial=3).unwrapped
+    obs, info = env.reset(seed=5)
+    task, flags, x = info["task"], [obs[-1]], []
+    for t, action in enumerate(random_actions(env, 21)):
+        before = env.body.data.qpos.copy()
+        obs, _, terminated, truncated, info = env.step(action)
+        flags.append(obs[-1])
+        assert obs[-1] == info["episode_done"] and np.array_equal(info["task"], task)
+        assert not terminated and truncated == (t == 20)
+        if t in (6, 13):  # the old end is shown, the body stands at a new start already
+            assert np.abs(obs[:8] - env.body.data.qpos[1:]).max() > 1e-3
+            assert np.abs(env.body.data.qpos[0]) <= 0.1 and not np.array_equal(
+                before, env.body.data.qpos)
+            x.append(env.body.data.qpos.copy())
+    assert np.flatnonzero(flags).tolist() == [7, 14, 21] and not np.array_equal(*x)
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(action)
+
+
+@pytest.mark.parametrize("env_id", ["AntDir-v0", "HumanoidDir-v0"])
+def test_a_fall_ends_an_episode_and_only_in_the_last_one_the_trial(env_id):
+    env = gym.make(env_id).unwrapped
+    env.reset(seed=2)
+    for episode in (1, 2):
+        for _ in range(3):
+            _, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape))
+            assert not info["episode_done"]
+        env.body.data.qpos[2] = 5.0  # far above where the body is healthy
+        obs, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape))
+        assert info["episode_done"] and obs[-1] == 1 and not truncated
+        assert terminated == (episode == 2)
+
+
+def test_a_fall_exactly_at_the_time_limit_is_not_terminal():
+    env = gym.make("AntDir-v0", horizon=2, episodes_per_trial=1).unwrapped
+    env.reset(seed=2)
+    env.step(np.zeros(8))
+    env.body.data.qpos[2] = 5.0
+    _, _, terminated, truncated, _ = env.step(np.zeros(8))
+    assert truncated and not terminated
+
+
+def test_cheetah_vel_has_100_speeds_for_training_and_20_others_held_out():
+    train, heldout = (gym.make("CheetahVel-v0", split=s).unwrapped for s in ("train", "heldout"))
+    drawn = {float(train.reset(seed=s)[1]["task"][0]) for s in range(60)}
+    held = [float(heldout.reset(seed=10_001 + s)[1]["task"][0]) for s in range(20)]
+    assert len(set(held)) == 20 and not drawn & set(held) and len(drawn) > 30
+    assert all(0 <= v <= 3 for v in drawn | set(held))
+    again = [float(heldout.reset()[1]["task"][0]) for _ in range(20)]
+    assert sorted(again) == sorted(held) and again[0] == held[0]
+    other = gym.make("CheetahVel-v0", split="heldout", task_seed=1).unwrapped
+    assert float(other.reset(seed=10_001)[1]["task"][0]) != held[0]
+
+
+def test_directions_are_those_of_the_paper():
+    def tasks(env_id, n):
+        env = gym.make(env_id).unwrapped
+        return np.array([env.reset(seed=s)[1]["task"] for s in range(n)])
+
+    assert sorted(set(tasks("CheetahDir-v0", 30).ravel().tolist())) == [-1, 1]
+    ant = np.unique(tasks("AntDir-v0", 30), axis=0)  # a radian to either side
+    np.testing.assert_allclose(ant, [[0.5403, -0.8415], [0.5403, 0.8415]], atol=1e-4)
+    humanoid = tasks("HumanoidDir-v0", 10)
+    np.testing.assert_allclose(np.hypot(*humanoid.T), 1, rtol=1e-6)
+    assert len(np.unique(humanoid[:, 0])) == 10
+
+
+def test_the_start_of_the_body_does_not_betray_the_task():
+    """With one seed for both generators the first number of the start would be the task's."""
+    env = gym.make("CheetahVel-v0").unwrapped
+    starts, tasks = [], []
+    for seed in range(60):
+        obs, info = env.reset(seed=seed)
+        starts.append(obs[:17])
+        tasks.append(info["task"][0])
+    correlation = np.corrcoef(np.array(starts).T, tasks)[-1, :-1]
+    assert np.abs(correlation).max() < 0.5  # 60 independent pairs: below 0.4 in 999 of 1000
+
+
+@every_trial
+def test_trials_are_reproducible_forced_and_bounded(env_id):
+    def play(**options):
+        env = gym.make(env_id, horizon=6)
+        obs, info = env.reset(seed=9, options=options)
+        rows = [obs] + [env.step(a)[0] for a in random_actions(env, 12)]
+        assert all(env.observation_space.contains(row) for row in rows)
+        return np.array(rows), info["task"]
+
+    a, task = play()
+    b, _ = play()
+    assert np.array_equal(a, b)
+    forced = -task if "Vel" not in env_id else np.array([1.5])
+    assert np.allclose(play(task=forced)[1], forced)
+    with pytest.raises(ValueError, match="task="):
+        play(task=[1.0, 2.0, 3.0])
+    for wrong in ({"horizon": 0}, {"episodes_per_trial": 0}, {"render_mode": "human"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TRIALS[env_id](**wrong)
+
+
+# --- DYNAMICS -------------------------------------------------------------------------------------
+
+
+def compiled(env):
+    model = env.unwrapped.model
+    return {"mass": model.body_mass.copy(), "inertia": model.body_inertia.copy(),
+            "friction": model.geom_friction.copy(), "gear": model.actuator_gear.copy(),
+            "subtree": model.body_subtreemass.copy(), "invweight": model.body_invweight0.copy()}
+
+
+@every_dynamics
+def test_the_compiled_model_holds_what_was_drawn_and_nothing_adds_up(task):
+    base = compiled(gym.make(TASKS[task][0]))
+    env = gym.make(f"{task}-v0")
+    for seed in range(200):
+        _, info = env.reset(seed=seed)
+    density, friction, power = info["task"].astype(float)
+    now = compiled(env)
+    for name, factor in (("mass", density), ("inertia", density), ("subtree", density)):
+        np.testing.assert_allclose(now[name], base[name] * factor, rtol=1e-5)
+    np.testing.assert_allclose(now["friction"][:, 0], base["friction"][:, 0] * friction, rtol=1e-5)
+    np.testing.assert_allclose(now["friction"][:, 1:], base["friction"][:, 1:])
+    np.testing.assert_allclose(now["gear"][:, 0], base["gear"][:, 0] * power, rtol=1e-5)
+    # Inverse weights follow, less than by 1 / density: the joints' armature is not scaled.
+    ratio = now["invweight"][1:] / base["invweight"][1:]
+    assert (np.abs(np.log(ratio)) <= abs(np.log(density)) + 1e-6).all()
+    assert (np.log(ratio) * -np.log(density) > 0).all()
+    env.unwrapped.set_parameters(1.0, 1.0, 1.0)
+    assert all(np.allclose(base[k], v, rtol=1e-9) for k, v in compiled(env).items())
+
+
+@every_dynamics
+def test_each_mode_draws_from_its_range(task):
+    ranges = TASKS[task][1]
+
+    def drawn(mode):
+        env = gym.make(f"{task}-v0", mode=mode).unwrapped
+        env.reset(seed=0)
+        return np.array([env.draw_parameters() for _ in range(300)])
+
+    assert (drawn("D") == 1).all()
+    inner = drawn("R")
+    for i, name in enumerate(("density", "friction", "power")):
+        low, high = ranges.get(name, (1, 1))
+        assert low <= inner[:, i].min() <= low + 0.05 * (high - low)
+        assert high >= inner[:, i].max() >= high - 0.05 * (high - low)
+    if task not in OUTER:
+        with pytest.raises(ValueError, match="mode="):
+            gym.make(f"{task}-v0", mode="E", disable_env_checker=True)
+        return
+    extreme = drawn("E")
+    for i, name in enumerate(ranges):
+        (low, high), (lowest, highest) = ranges[name], OUTER[task][name]
+        below, above = extreme[:, i] < low, extreme[:, i] >= high
+        assert (below | above).all() and 0.35 < below.mean() < 0.65
+        assert extreme[:, i].min() >= lowest and extreme[:, i].max() < highest
+        assert low - lowest == pytest.approx(highest - high)
+
+
+def test_the_nominal_body_is_gymnasiums_own():
+    ours, base = gym.make("HopperGeneralize-D-v0"), gym.make("Hopper-v5")
+    ours.reset(seed=0)
+    base.reset(seed=0)
+    base.unwrapped.set_state(ours.unwrapped.base.unwrapped.data.qpos.copy(),
+                             ours.unwrapped.base.unwrapped.data.qvel.copy())
+    for action in random_actions(ours, 10):
+        a, b = ours.step(action), base.step(action)
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-5)
+        assert a[1] == pytest.approx(b[1], rel=1e-6) and a[2] == b[2]
+
+
+def test_absolute_friction_is_that_of_the_original_engine():
+    env = gym.make("HopperGeneralize-v0", friction="absolute")
+    _, info = env.reset(seed=1)
+    np.testing.assert_allclose(env.unwrapped.model.geom_friction[:, 0], 0.64 * info["task"][1],
+                               rtol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["HopperRobust", "HopperGeneralize"])
+def test_the_oracle_sees_the_parameters(task):
+    env = gym.make(f"{task}-v0", oracle=True)
+    obs, info = env.reset(seed=4)
+    varied = info["task"][: len(TASKS[task][1])]
+    low, high = np.array(list(TASKS[task][1].values())).T
+    expected = varied if task in OUTER else (varied - low) / (high - low)
+    np.testing.assert_allclose(obs[11:], expected, rtol=1e-5)
+    assert env.observation_space.shape == obs.shape
+
+
+def test_success_is_to_have_been_far_enough_at_any_step():
+    env = gym.make("HopperGeneralize-v0", success_distance=2.0).unwrapped
+    _, info = env.reset(seed=0)
+    assert info["is_success"] is False
+    data = env.base.unwrapped.data
+    for x, expected in ((1.9, False), (2.1, True), (0.0, True)):
+        data.qpos[0], data.qvel[0] = x, 0.0
+        assert env.step(np.zeros(3))[4]["is_success"] is expected
+    assert env.reset(seed=1)[1]["is_success"] is False
+    assert "is_success" not in gym.make("HopperRobust-v0").reset(seed=0)[1]
+
+
+def test_bad_arguments_of_dynamics_name_argument_value_and_fix():
+    for kwargs in ({"task": "Snail"}, {"mode": "X"}, {"friction": "none"},
+                   {"render_mode": "human"}):
+        with pytest.raises(ValueError, match=next(iter(kwargs))):
+            DynamicsEnv(**{"task": "HopperGeneralize"} | kwargs)
+
+
+# --- OCCLUSION ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body, view, expected", [
+    ("HalfCheetah", "P", lambda d: d.qpos[1:]), ("HalfCheetah", "V", lambda d: d.qvel),
+    ("Hopper", "P", lambda d: d.qpos[1:]), ("Hopper", "V", lambda d: d.qvel.clip(-10, 10)),
+    ("Walker2d", "P", lambda d: d.qpos[1:]), ("Walker2d", "V", lambda d: d.qvel.clip(-10, 10)),
+    ("Ant", "P", lambda d: d.qpos[2:]), ("Ant", "V", lambda d: d.qvel),
+])
+def test_positions_are_qpos_and_velocities_are_qvel(body, view, expected):
+    env = gym.make(f"{body}-{view}-v0").unwrapped
+    env.reset(seed=0)
+    for action in random_actions(env, 5):
+        obs, *_ = env.step(action)
+        np.testing.assert_allclose(obs, expected(env.base.unwrapped.data), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("body, positions, velocities", [
+    ("Hopper", [0, 1, 2, 6, 7, 8, 10, 12, 14], [3, 4, 5, 9, 11, 13]),
+    ("Walker2D", [0, 1, 2, 6, 7, 8, 10, 12, 14, 16, 18, 20, 21], [3, 4, 5, *range(9, 20, 2)]),
+    ("HalfCheetah", [0, 1, 2, 6, 7, 8, 10, 12, 14, 16, 18, *range(20, 26)],
+     [3, 4, 5, *range(9, 20, 2)]),
+    ("Ant", [0, 1, 2, 6, 7, *range(8, 23, 2), *range(24, 28)], [3, 4, 5, *range(9, 24, 2)]),
+])
+def test_pybullet_entries_are_the_papers(body, positions, velocities):
+    from envs.occlusion import KEPT
+
+    assert KEPT[f"{body}BulletEnv-v0"] == {"P": positions, "V": velocities}
+
+
+# --- PICTURES -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", ["CheetahVel-v0", "AntDir-v0", "HopperRobust-v0"])
+def test_a_picture_shows_the_body_and_says_what_is_hidden(env_id):
+    env = gym.make(env_id, render_mode="rgb_array").unwrapped
+    env.reset(seed=0)
+    try:
+        bare = env.base.render()
+    except Exception as error:  # a machine without any OpenGL
+        pytest.skip(f"MuJoCo cannot draw here: {error}")
+    frame = env.render()
+    assert frame.dtype == np.uint8 and frame.shape == bare.shape
+    changed = np.argwhere((frame != bare).any(-1))
+    assert 0 < len(changed) and changed[:, 0].max() < 40  # the line of text at the top
+    assert gym.make(env_id).unwrapped.render() is None
