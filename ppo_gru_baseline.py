@@ -104,7 +104,7 @@ class Args:
     eval_episodes: int = 20
     """held-out episodes per evaluation, deterministic actions, the same ones each time"""
     eval_env_ids: tuple[str, ...] = ()
-    """other ids, with spaces of the same sizes, to evaluate in as well: does it generalize?"""
+    """other ids to evaluate in as well: does it generalize? As many observations and actions"""
 
     # --- the algorithm ---
     algo: Literal["ppo", "a2c"] = "ppo"
@@ -673,8 +673,8 @@ def make_eval_envs(args):
         try:
             made[ending] = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
         except UsageError as error:
-            flag = "--eval-env-ids" if ending else "--env-id"
-            raise UsageError(str(error).replace("--env-id", flag)) from error
+            name = "--eval-env-ids" if ending else "--env-id"
+            raise UsageError(str(error).replace("--env-id", name)) from error
     for ending, env in made.items():
         sizes, expected = ((e.obs_dim, e.action_dim) for e in (env, made[""]))
         if sizes != expected:
@@ -716,7 +716,7 @@ COLUMNS = [
 
 
 def columns(args):
-    return COLUMNS + [f"{name}@{env_id}" for env_id in args.eval_env_ids
+    return COLUMNS + [f"{name}@{env_id}" for env_id in dict.fromkeys(args.eval_env_ids)
                       for name in COLUMNS if name.startswith("eval/")]
 
 

@@ -22,7 +22,8 @@ def make_base(base_id, render_mode, **kwargs):
     if render_mode and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo draws without a screen only if told so
     package = "pybullet_envs_gymnasium" if "Bullet" in base_id else None
-    extra, file = ("PyBullet", "pybullet") if package else ("Box2D", "box2d")
+    extra, file = ("PyBullet", "-pybullet") if package else (
+        ("Box2D", "-box2d") if base_id.startswith("Lunar") else ("MuJoCo", ""))
     try:
         if package:
             importlib.import_module(package)  # registers its ids
@@ -31,7 +32,7 @@ def make_base(base_id, render_mode, **kwargs):
                             render_mode=render_mode, **kwargs)
     except (ModuleNotFoundError, gym.error.DependencyNotInstalled) as error:
         raise gym.error.DependencyNotInstalled(
-            f"{base_id} needs {extra}; run `pip install -r requirements-{file}.txt`."
+            f"{base_id} needs {extra}; run `pip install -r requirements{file}.txt`."
         ) from error
 
 

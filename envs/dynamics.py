@@ -3,7 +3,7 @@
 At each reset the masses, the friction and the motors' power are drawn anew, relative to the body's
 own values, and stay for the episode. Nothing tells them but how the body moves.
 
-    mode D (default)   the body as it is: 1, 1, 1
+    mode D             the body as it is: 1, 1, 1
     mode R (random)    each parameter uniform in a range around 1
     mode E (extreme)   each parameter outside of that range, all of them at once
 
@@ -44,8 +44,11 @@ OUTER = {
     "CheetahGeneralize": {
         "density": (0.5, 1.5), "friction": (0.25, 1.75), "power": (5 / 9, 13 / 9)},
 }
-RANDOM_PLAY = {"HopperRobust": 17, "WalkerRobust": 1, "CheetahRobust": -309,
-               "HopperGeneralize": 15, "CheetahGeneralize": -294}  # mode R
+RANDOM_PLAY = {  # mode R, or by mode
+    "HopperRobust": 17, "WalkerRobust": 1, "CheetahRobust": -309,
+    "HopperGeneralize": {"D": 16, "R": 15, "E": 15},
+    "CheetahGeneralize": {"D": -287, "R": -294, "E": -251},
+}
 # 20 m in Roboschool's 16.5 s are 1.21 m/s; this is the same speed over an episode of MuJoCo's body.
 SUCCESS_DISTANCE = {"HopperGeneralize": 9.7, "CheetahGeneralize": 60.6}
 
@@ -54,7 +57,7 @@ class DynamicsEnv(gym.Env):
     """A MuJoCo body (v5: observation, reward, end) whose mass, friction and power are drawn anew.
 
     Info: `task`, the three parameters relative to the body's own; in Generalize also `is_success`,
-    whether the body has come `success_distance` far at any step so far.
+    whether the body has got `success_distance` far at any step so far.
 
     Args:
         task: a key of `TASKS`.
@@ -84,11 +87,18 @@ class DynamicsEnv(gym.Env):
         check_render_mode(render_mode)
         base_id, self.inner = TASKS[task]
         self.task, self.mode, self.oracle, self.friction = task, mode, oracle, friction
-        self.success_distance = success_distance or SUCCESS_DISTANCE.get(task)
+        self.success_distance = SUCCESS_DISTANCE.get(task)
+        if success_distance is not None:
+            if self.success_distance is None or success_distance <= 0:
+                raise ValueError(f"success_distance={success_distance!r}: use metres above 0, and "
+                                 "in Generalize only")
+            self.success_distance = success_distance
         self.render_mode = render_mode
         self.base = make_base(base_id, render_mode)
+        score = RANDOM_PLAY[task]
         self.metadata = {**METADATA, "render_fps": self.base.metadata["render_fps"],
-                         "reference_scores": {"random": RANDOM_PLAY[task]}}
+                         "reference_scores": {
+                             "random": score[mode] if isinstance(score, dict) else score}}
         self.model = self.base.unwrapped.model
         # Everything is scaled from these copies, so that nothing adds up over resets.
         self.nominal = {"mass": self.model.body_mass.copy(),
@@ -128,7 +138,10 @@ class DynamicsEnv(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.parameters = (options or {}).get("task") or self.draw_parameters()
+        forced = (options or {}).get("task")
+        self.parameters = self.draw_parameters() if forced is None else tuple(forced)
+        if len(self.parameters) != 3:
+            raise ValueError(f"task={forced!r}: use (density, friction, power)")
         self.set_parameters(*self.parameters)
         # TRAP: a seed of its own: else the start would be drawn from the numbers that made the body
         base_seed = None if seed is None else int(self.np_random.integers(2**31))

@@ -23,7 +23,7 @@ variBAD (Dorfman, Shenfeld, Tamar, NeurIPS 2021); rewards and observations follo
 import gymnasium as gym
 import numpy as np
 
-from envs.bases import METADATA, finite_box, make_base, with_caption
+from envs.bases import METADATA, UNBOUNDED, finite_box, make_base, with_caption
 from envs.lanes import check_count, check_render_mode
 
 
@@ -48,6 +48,7 @@ class LocomotionTrial(gym.Env):
     base_id: str
     base_kwargs = {}
     torque = 1.0  # the body's command at action = 1
+    n_position = 0  # how many entries of the torso's position are observed, too
     task_low, task_high = (-1.0,), (1.0,)  # bounds of the hidden vector
     reference_scores = {}
 
@@ -62,8 +63,8 @@ class LocomotionTrial(gym.Env):
         self.metadata = {**METADATA, "render_fps": self.base.metadata["render_fps"],
                          "reference_scores": self.reference_scores}
         body_box, extra = finite_box(self.base.observation_space), self.n_position
-        low = [body_box.low, np.full(extra, -1e6)] + [self.task_low] * oracle
-        high = [body_box.high, np.full(extra, 1e6)] + [self.task_high] * oracle
+        low = [body_box.low, np.full(extra, -UNBOUNDED)] + [self.task_low] * oracle
+        high = [body_box.high, np.full(extra, UNBOUNDED)] + [self.task_high] * oracle
         if episodes_per_trial > 1:
             low, high = low + [[0.0]], high + [[1.0]]
         self.observation_space = gym.spaces.Box(
@@ -72,8 +73,6 @@ class LocomotionTrial(gym.Env):
         self.over = True
 
     # What a task must define
-
-    n_position = 0  # how many entries of the torso's position are observed, too
 
     def draw_task(self, seed):
         """Return the hidden vector, drawn from self.np_random. `seed`: the one given to reset."""
@@ -153,6 +152,10 @@ class Cheetah(LocomotionTrial):
 
     base_id, n_position = "HalfCheetah-v5", 3
 
+    def progress(self, v):
+        """What the velocity v, in m/s, is worth."""
+        raise NotImplementedError
+
     def reward(self, velocity, action):
         # The control cost is half of Gymnasium's.
         return self.progress(velocity[0]) - 0.05 * np.square(action).sum()
@@ -193,9 +196,9 @@ class CheetahVelEnv(Cheetah):
 
 
 class CheetahDirEnv(Cheetah):
-    """Run forwards or backwards, d = +1 or -1. Reward d v - 0.05 |a|^2. Random play: -50."""
+    """Run forwards or backwards, d = +1 or -1. Reward d v - 0.05 |a|^2. Random play: -51."""
 
-    reference_scores = {"random": -50}
+    reference_scores = {"random": -51}
 
     def draw_task(self, seed):
         return self.np_random.choice([-1.0, 1.0])
@@ -211,8 +214,9 @@ class AntDirEnv(LocomotionTrial):
     """Run in one of two directions. Reward v . direction - 0.5 |a|^2 + 1. Random play: -50.
 
     TRAP: the directions are (cos g, sin g) with g = +1 or -1 *radian*: (0.54, 0.84) and
-    (0.54, -0.84). They are 115 degrees apart, not opposite. So it is in variBAD and in the paper.
-    The original's cost of contact forces was 0, because its simulator reported none: left out.
+    (0.54, -0.84). They are 115 degrees apart, not opposite, as in variBAD and in the paper. The
+    original's cost of contact forces was most probably 0, because its simulator reported none:
+    left out.
     """
 
     base_id = "Ant-v5"
@@ -232,7 +236,7 @@ class HumanoidDirEnv(LocomotionTrial):
     """Run in any direction. Reward 1.25 v . direction - 0.1 |command|^2 + 5.
 
     v is the velocity of the centre of mass; 1.25 is variBAD's 0.25 / 0.003 times the 0.015 s of a
-    step. A full action is a command of 0.4. The original's contact forces were 0 and are left out.
+    step. A full action is a command of 0.4. Contact forces, most probably 0 there, are left out.
     Random play: 237 (300 with commands up to 0.16, as in the authors' warm-up).
     """
 

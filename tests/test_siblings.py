@@ -20,6 +20,7 @@ from conftest import (
     weights_before_the_first_update,
 )
 
+import envs
 import ppo_gru_baseline as ppo
 import rmf_sac_discrete_pixels as pixels
 import rmf_sac_gru as sac
@@ -82,6 +83,15 @@ def test_the_run_flags_are_the_same_in_all_scripts():
     off_policy = run_flags(sac)
     assert run_flags(td3) == run_flags(pixels) == off_policy
     assert run_flags(ppo) == [name for name in off_policy if name != "paper"]
+
+
+def test_the_published_recipe_is_the_same_for_sac_and_td3_but_for_the_kind_of_memory():
+    a, b = ({family: {k: v for k, v in preset.items() if k != "rnn"}
+             for family, preset in script.PAPER_PRESETS.items()} for script in (sac, td3))
+    assert a == b
+    discrete = {"CartPole", "LunarLander", "KeyToDoor"}
+    continuous = {env_id.split("-")[0] for env_id in envs.ENVIRONMENTS if "Catch" not in env_id}
+    assert continuous - discrete == a.keys() == sac.PRESETS.keys() == td3.PRESETS.keys()
 
 
 # --- EACH SIBLING'S LIFE --------------------------------------------------------------------------
