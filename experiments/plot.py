@@ -1,13 +1,15 @@
-"""Draw held-out returns of many runs: one panel per environment, one line per group of runs.
+"""Draw held-out returns of many runs: a panel for each environment, a line for each group of runs.
 
     python experiments/plot.py picture.png runs/Wind-v0__* runs/SemiCircle-v0__*
     python experiments/plot.py picture.png --by shared_encoder runs/Pendulum-V-v0__*
     python experiments/plot.py picture.png --by script,algo --table table.csv runs/lessons/*/*
+    python experiments/plot.py picture.png --columns eval/return_mean,grads/critic_rnn runs/*
 
 Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
 to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
-`script`; runs that differ in anything else are refused. Prints the last evaluations, one row per
-group; `--table` writes them, one row per run. Folders without a checkpoint are passed over.
+`script`; runs that differ in anything else are refused. In the legend: the number of seeds. Prints
+the last values, one row per group; `--table` writes the last evaluations, one row per run. Folders
+without a checkpoint are passed over.
 """
 
 import argparse
@@ -24,19 +26,21 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
 
+SPEAK_FOR_THEMSELVES = {"policy", "script", "algo", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "wandb_mode", "capture_video",
                 "torch_threads", "cuda"}
 
 
-def load(folder, column):
-    """-> arguments of the run, env steps (n,), the values of one column there (n,), last row."""
+def load(folder, columns):
+    """-> arguments of the run, a pair (env steps, values), (n,) each, for each column, last row."""
     config = json.loads((folder / "config.json").read_text())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    values = [(float(row["env_step"]), float(row[column])) for row in rows if row[column]]
+    curves = [np.array([(float(row["env_step"]), float(row[c])) for row in rows if row[c]]
+                       ).reshape(-1, 2).T for c in columns]
     args = config["args"] | {"script": Path(config["script"]).stem}
-    return args, *np.array(values).reshape(-1, 2).T, rows[-1] | {"git": config["git_commit"][:7]}
+    return args, curves, rows[-1] | {"git": config["git_commit"][:7]}
 
 
 def main():
@@ -45,19 +49,20 @@ def main():
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--by", default="policy", help="what tells groups apart: a,b,c")
     parser.add_argument("--table", type=Path, help="write a row per run to this CSV file")
-    parser.add_argument("--column", default="eval/return_mean", help="column of metrics.csv")
-    parser.add_argument("--log", action="store_true", help="logarithmic y axis")
+    parser.add_argument("--columns", type=lambda text: text.split(","),
+                        default=["eval/return_mean"],
+                        help="columns a,b,c of metrics.csv: a row of panels for each")
     options = parser.parse_args()
 
-    groups = defaultdict(dict)  # env id -> label -> list of (seed, steps, values)
+    groups = defaultdict(dict)  # env id -> label -> list of (seed, curve of each column)
     table, recipes = [], {}
     for folder in options.folders:
         if not (folder / "checkpoint.pt").exists():
             continue
-        args, steps, values, last = load(folder, options.column)
-        label = ", ".join(str(args[k]) if k in ("policy", "script", "algo") else f"{k} {args[k]}"
+        args, curves, last = load(folder, options.columns)
+        label = ", ".join(str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}"
                           for k in options.by.split(",") if k in args)
-        groups[args["env_id"]].setdefault(label, []).append((args["seed"], steps, values))
+        groups[args["env_id"]].setdefault(label, []).append((args["seed"], curves))
         first = recipes.setdefault((args["env_id"], label), args)
         differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k)]
         if differs:
@@ -72,30 +77,41 @@ def main():
             writer.writeheader()
             writer.writerows(sorted(table, key=lambda r: (r["env_id"], r["group"], r["seed"])))
 
-    figure = Figure(figsize=(5.2 * len(groups), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axes, (env_id, lines) in zip(panels, groups.items()):
-        for label, runs in sorted(lines.items()):
-            grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
-            grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
-            values = np.stack([np.interp(grid, steps, v) for _, steps, v in runs])  # (seeds, n)
-            line, = axes.plot(grid, values.mean(0), label=f"{label} ({len(runs)} seeds)")
-            axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(),
-                              alpha=0.2, lw=0)
-            last = {seed: v[-1] for seed, _, v in sorted(runs, key=lambda run: run[0])}
-            print(f"{env_id:16} {label:28} mean {np.mean(list(last.values())):9.2f}  by seed: "
-                  + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
-        if options.column == "eval/return_mean":
-            scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
-            for i, (name, score) in enumerate(scores.items()):
-                axes.axhline(score, color="0.6", ls=":", lw=1)
-                axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
-                          ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
-        if options.log:
-            axes.set_yscale("log")
-        axes.set(title=env_id, xlabel="env steps", ylabel=options.column)
-        axes.legend(fontsize=8, loc="best")
+    # A row of panels for each column; of a single environment all in one row.
+    size = (len(options.columns), len(groups))
+    shape = size if size[1] > 1 else size[::-1]
+    figure = Figure(figsize=(5.2 * shape[1], 3.8 * shape[0]), layout="constrained")
+    panels = figure.subplots(*shape, squeeze=False).reshape(size)
+    for row, column in enumerate(options.columns):
+        for axes, (env_id, lines) in zip(panels[row], groups.items()):
+            draw(axes, env_id, lines, row, column)
+            if column.startswith("grads/"):
+                axes.set_yscale("log")
     figure.savefig(options.picture, dpi=110)
+
+
+def draw(axes, env_id, lines, row, column):
+    """One panel: the curves number `row` of all groups of an environment."""
+    for label, runs in sorted(lines.items()):
+        runs = [(seed, *curves[row]) for seed, curves in sorted(runs, key=lambda run: run[0])]
+        grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
+        grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
+        values = np.stack([np.interp(grid, steps, v) for _, steps, v in runs])  # (seeds, n)
+        line, = axes.plot(grid, values.mean(0), label=f"{label} ({len(runs)})")
+        axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.2,
+                          lw=0)
+        last = {seed: v[-1] for seed, _, v in runs}
+        print(f"{env_id:16} {label:28} {column:16} mean {np.mean(list(last.values())):9.2f}  "
+              "by seed: " + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
+    if column == "eval/return_mean":
+        scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
+        for i, (name, score) in enumerate(scores.items()):
+            axes.axhline(score, color="0.6", ls=":", lw=1)
+            axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
+                      ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
+    axes.set(title=env_id, xlabel="env steps", ylabel=column)
+    if row == 0:
+        axes.legend(fontsize=8, loc="best")
 
 
 if __name__ == "__main__":
