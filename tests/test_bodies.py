@@ -1,5 +1,7 @@
 """What is true of the MuJoCo environments: trials of bodies, changed dynamics, occlusion."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -330,6 +332,22 @@ def test_pybullet_entries_are_the_papers(body, positions, velocities):
     from envs.occlusion import KEPT
 
     assert KEPT[f"{body}BulletEnv-v0"] == {"P": positions, "V": velocities}
+
+
+@pytest.mark.parametrize("body", ["Hopper", "Walker", "HalfCheetah", "Ant"])
+def test_pybullet_pays_the_same_in_its_first_and_its_second_episode(body):
+    pytest.importorskip("pybullet_envs_gymnasium")
+    env, rewards = gym.make(f"{body}BLT-V-v0"), []
+    for _ in range(2):
+        env.reset(seed=7)
+        rewards.append([env.step(action)[1] for action in random_actions(env, 5)])
+    assert rewards[0] == rewards[1]
+
+
+def test_pybullet_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pybullet_envs_gymnasium", None)  # as if it were not there
+    with pytest.raises(gym.error.DependencyNotInstalled, match="requirements-pybullet.txt"):
+        gym.make("HopperBLT-P-v0")
 
 
 # --- PICTURES -------------------------------------------------------------------------------------
