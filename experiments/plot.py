@@ -22,6 +22,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
@@ -110,6 +111,7 @@ def draw(axes, env_id, lines, row, column):
             axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
                       ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
     axes.set(title=env_id, xlabel="env steps", ylabel=column)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if row == 0:
         axes.legend(fontsize=8, loc="best")
 
