@@ -93,7 +93,7 @@ def main():
 
 def draw(axes, env_id, lines, row, column):
     """One panel: the curves number `row` of all groups of an environment."""
-    for label, runs in sorted(lines.items()):
+    for label, runs in sorted(lines.items(), key=lambda line: (len(line[0]), line[0])):  # 5, 16
         runs = [(seed, *curves[row]) for seed, curves in sorted(runs, key=lambda run: run[0])]
         grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
         grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
