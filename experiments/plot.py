@@ -83,24 +83,29 @@ def main():
     shape = size if size[1] > 1 else size[::-1]
     figure = Figure(figsize=(5.2 * shape[1], 3.8 * shape[0]), layout="constrained")
     panels = figure.subplots(*shape, squeeze=False).reshape(size)
+    labels = {label for lines in groups.values() for label in lines}
+    colour = {label: f"C{i}" for i, label in enumerate(sorted(labels, key=in_order))}
     for row, column in enumerate(options.columns):
         for axes, (env_id, lines) in zip(panels[row], groups.items()):
-            draw(axes, env_id, lines, row, column)
+            draw(axes, env_id, lines, row, column, colour)
             if column.startswith("grads/"):
                 axes.set_yscale("log")
     figure.savefig(options.picture, dpi=110)
 
 
-def draw(axes, env_id, lines, row, column):
+def in_order(label):
+    return len(label), label  # context_length 5 before 16
+
+
+def draw(axes, env_id, lines, row, column, colour):
     """One panel: the curves number `row` of all groups of an environment."""
-    for label, runs in sorted(lines.items(), key=lambda line: (len(line[0]), line[0])):  # 5, 16
+    for label, runs in sorted(lines.items(), key=lambda line: in_order(line[0])):
         runs = [(seed, *curves[row]) for seed, curves in sorted(runs, key=lambda run: run[0])]
         grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
         grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
         values = np.stack([np.interp(grid, steps, v) for _, steps, v in runs])  # (seeds, n)
-        line, = axes.plot(grid, values.mean(0), label=f"{label} ({len(runs)})")
-        axes.fill_between(grid, values.min(0), values.max(0), color=line.get_color(), alpha=0.2,
-                          lw=0)
+        axes.plot(grid, values.mean(0), color=colour[label], label=f"{label} ({len(runs)})")
+        axes.fill_between(grid, values.min(0), values.max(0), color=colour[label], alpha=0.2, lw=0)
         last = {seed: v[-1] for seed, _, v in runs}
         print(f"{env_id:16} {label:28} {column:16} mean {np.mean(list(last.values())):9.2f}  "
               "by seed: " + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
