@@ -15,7 +15,7 @@ POINT_MASS = {"oracle": False, "split": "train"}
 
 # No max_episode_steps for point masses, credit tasks and trials of bodies: they end themselves,
 # after a number of steps that follows from their arguments. The others never end themselves
-# (Pendulum, HalfCheetah), or by a fall or a rest.
+# (Pendulum, HalfCheetah), or only by a fall or at rest.
 # fmt: off
 ENVIRONMENTS = {  # id: (module, single class, vector class or None, step limit or None, arguments)
     "Wind-v0": ("point_mass", "WindEnv", "WindVectorEnv", None, POINT_MASS),

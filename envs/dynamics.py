@@ -44,8 +44,8 @@ OUTER = {
     "CheetahGeneralize": {
         "density": (0.5, 1.5), "friction": (0.25, 1.75), "power": (5 / 9, 13 / 9)},
 }
-RANDOM_PLAY = {  # mode R, or by mode
-    "HopperRobust": 17, "WalkerRobust": 1, "CheetahRobust": -309,
+RANDOM_PLAY = {  # task -> mode -> return
+    "HopperRobust": {"R": 17}, "WalkerRobust": {"R": 1}, "CheetahRobust": {"R": -309},
     "HopperGeneralize": {"D": 16, "R": 15, "E": 15},
     "CheetahGeneralize": {"D": -287, "R": -294, "E": -251},
 }
@@ -95,10 +95,9 @@ class DynamicsEnv(gym.Env):
             self.success_distance = success_distance
         self.render_mode = render_mode
         self.base = make_base(base_id, render_mode)
-        score = RANDOM_PLAY[task]
+        scores = {"random": RANDOM_PLAY[task][mode]} if mode in RANDOM_PLAY[task] else {}
         self.metadata = {**METADATA, "render_fps": self.base.metadata["render_fps"],
-                         "reference_scores": {
-                             "random": score[mode] if isinstance(score, dict) else score}}
+                         "reference_scores": scores}
         self.model = self.base.unwrapped.model
         # Everything is scaled from these copies, so that nothing adds up over resets.
         self.nominal = {"mass": self.model.body_mass.copy(),

@@ -49,7 +49,7 @@ MAY_DIFFER = {
     "COLUMNS": "the losses", "PRESETS": "tuned for each",
     "draw_curve": "PPO plays no random actions first",
     "alpha_loss": "the entropy is an estimate, or known",
-    "LOCOMOTION": "tuned for each", "PAPER_TRIAL": "the kind of memory",
+    "PAPER_TRIAL": "the kind of memory",
     "PAPER": "the recipe of each", "PAPER_PRESETS": "the recipe of each",
     "train": "PPO has no buffer", "evaluate_run": "PPO's agent is told if actions are discrete",
 }
