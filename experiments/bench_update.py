@@ -2,6 +2,8 @@
 
     python experiments/bench_update.py             # SAC at the sizes of the authors' code for Wind
     python experiments/bench_update.py --preset    # the sizes of our Wind preset
+    python experiments/bench_update.py --family SemiCircle               # and its --preset
+    python experiments/bench_update.py --family HalfCheetah --script rmf_td3_lstm --rnn gru
     python experiments/bench_update.py --script rmf_td3_lstm
     python experiments/bench_update.py --script rmf_sac_discrete_pixels  # preset, Delayed-Catch
     python experiments/bench_update.py --script ppo_gru_baseline         # preset, Pendulum; acting
@@ -24,7 +26,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 PARTS = defaultdict(float)  # part -> seconds, summed over the updates
-RELEASED = dict(rnn_size=64, hidden_sizes=(128, 128), batch_size=64)  # the authors' for Wind
+STEPS = {"Wind": 75, "SemiCircle": 120, "HalfCheetah": 64, "DelayedCatch5": 34}  # of a sequence
+RELEASED = {  # the authors' sizes
+    "Wind": dict(rnn_size=64, hidden_sizes=(128, 128), batch_size=64),
+    "SemiCircle": dict(rnn_size=128, hidden_sizes=(128, 128), batch_size=32, inputs="or"),
+    "HalfCheetah": dict(rnn_size=128, hidden_sizes=(256, 256), batch_size=64),
+}
 
 
 def timed(owner, name, part):
@@ -43,14 +50,15 @@ def timed(owner, name, part):
 
 def off_policy(script, options):
     """-> function that makes one update on random sequences, what it is, stop watches to set."""
-    family = "DelayedCatch5" if "pixels" in script.__name__ else "Wind"
-    small = options.preset or family != "Wind"
-    sizes = script.PRESETS[family] if small else RELEASED
+    pixels = "pixels" in script.__name__
+    family = "DelayedCatch5" if pixels else options.family
+    sizes = script.PRESETS[family] if options.preset or pixels else RELEASED[family]
     rnn = {"rnn": options.rnn} if options.rnn else {}
-    args = script.Args(env_id=f"{family}-v0", **sizes | rnn)
+    env_id = "HalfCheetah-V-v0" if family == "HalfCheetah" else f"{family}-v0"
+    args = script.Args(env_id=env_id, **sizes | rnn)
     env, B = script.POMDP(args, 1), args.batch_size
-    T, n_obs, A = 75 if family == "Wind" else 34, env.obs_dim, env.action_dim
-    agent = script.Agent(n_obs, A, args) if family == "Wind" else script.Agent(env, args)
+    T, n_obs, A = STEPS[family], env.obs_dim, env.action_dim
+    agent = script.Agent(env, args) if pixels else script.Agent(n_obs, A, args)
     optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], 3e-4,
                                  fused=True)
     batch = script.Batch(
@@ -104,7 +112,8 @@ def main():
     parser.add_argument("--script", default="rmf_sac_gru",
                         choices=("rmf_sac_gru", "rmf_td3_lstm", "rmf_sac_discrete_pixels",
                                  "ppo_gru_baseline"))
-    parser.add_argument("--preset", action="store_true", help="sizes of our Wind preset")
+    parser.add_argument("--preset", action="store_true", help="the sizes of our preset")
+    parser.add_argument("--family", default="Wind", choices=("Wind", "SemiCircle", "HalfCheetah"))
     parser.add_argument("--rnn", choices=("gru", "lstm"), help="else the script's own")
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
