@@ -63,8 +63,8 @@ PRESETS = {
         policy_noise=0.1),
     "SemiCircle": dict(
         total_timesteps=432_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
-        gamma=0.95, batch_size=16, learning_starts=48_000, updates_per_step=1 / 60,
-        learning_rate=1e-3, anneal_lr=0.5, exploration_noise=0.2),
+        gamma=0.95, rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=48_000,
+        updates_per_step=0.025, learning_rate=1e-3, anneal_lr=0.5, exploration_noise=0.2),
     "Pendulum": dict(
         total_timesteps=30_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
