@@ -111,7 +111,8 @@ def draw(axes, env_id, lines, row, column, colour):
               "by seed: " + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
     if column == "eval/return_mean":
         scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
-        for i, (name, score) in enumerate(scores.items()):
+        by_score = sorted(scores.items(), key=lambda item: item[1])
+        for i, (name, score) in enumerate(by_score):  # neighbours are named at opposite ends
             axes.axhline(score, color="0.6", ls=":", lw=1)
             axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
                       ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
