@@ -55,22 +55,25 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 # --- ARGUMENTS ------------------------------------------------------------------------------------
 
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
-CATCH = dict(  # Monte-Carlo returns of new episodes, and a temperature that is high and falls
+CREDIT = dict(  # Monte-Carlo returns of new episodes, and a temperature that is high and falls
     num_envs=20, gamma=1.0, td_lambda=1.0, rnn_size=64, hidden_sizes=(64, 64), batch_size=16,
     learning_rate=1e-3, anneal_lr=0.5, alpha=0.5, anneal_alpha=True)
 PRESETS = {
     "DelayedCatch5": dict(
         total_timesteps=30_000, num_envs=20, eval_interval=2_720, td_lambda=0.9, batch_size=16,
         learning_starts=3_400, updates_per_step=0.15, learning_rate=1e-3, anneal_lr=0.5),
-    "DelayedCatch10": CATCH | dict(
+    "DelayedCatch10": CREDIT | dict(
         total_timesteps=200_000, eval_interval=14_000, buffer_size=28_000, learning_starts=7_000,
         updates_per_step=0.04),
-    "DelayedCatch20": CATCH | dict(
+    "DelayedCatch20": CREDIT | dict(
         total_timesteps=400_000, eval_interval=27_000, buffer_size=56_000, learning_starts=14_000,
         updates_per_step=0.02),
-    "DelayedCatch": CATCH | dict(  # 40 fruits, the paper's
+    "DelayedCatch": CREDIT | dict(  # 40 fruits, the paper's
         total_timesteps=800_000, eval_interval=55_000, buffer_size=112_000, learning_starts=28_000,
         updates_per_step=0.01),
+    "KeyToDoor": CREDIT | dict(
+        total_timesteps=2_000_000, eval_interval=102_000, eval_episodes=60, memory_span=85,
+        buffer_size=170_000, learning_starts=85_000, updates_per_step=0.015),
     "CartPole": dict(
         total_timesteps=11_000, num_envs=4, eval_interval=500, inputs="oa", embeddings=(32, 8, 8),
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, gamma=0.95, batch_size=16,
