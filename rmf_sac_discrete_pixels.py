@@ -69,8 +69,8 @@ PRESETS = {
         total_timesteps=400_000, eval_interval=27_000, buffer_size=56_000, learning_starts=14_000,
         updates_per_step=0.02),
     "DelayedCatch": CREDIT | dict(  # 40 fruits, the paper's
-        total_timesteps=800_000, eval_interval=55_000, buffer_size=112_000, learning_starts=28_000,
-        updates_per_step=0.01),
+        total_timesteps=1_100_000, eval_interval=55_000, buffer_size=112_000,
+        learning_starts=28_000, updates_per_step=0.01),
     "KeyToDoor": CREDIT | dict(
         total_timesteps=2_000_000, eval_interval=102_000, eval_episodes=60, memory_span=85,
         buffer_size=170_000, learning_starts=85_000, updates_per_step=0.015),
