@@ -54,10 +54,11 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 
 # --- ARGUMENTS ------------------------------------------------------------------------------------
 
-# Environment family -> what it needs that the defaults below do not give. A flag always wins.
-CREDIT = dict(  # Monte-Carlo returns of new episodes, and a temperature that is high and falls
+# For credit: Monte-Carlo returns of new episodes, and a temperature that is high and falls.
+CREDIT = dict(
     num_envs=20, gamma=1.0, td_lambda=1.0, rnn_size=64, hidden_sizes=(64, 64), batch_size=16,
     learning_rate=1e-3, anneal_lr=0.5, alpha=0.5, anneal_alpha=True)
+# Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
     "DelayedCatch5": dict(
         total_timesteps=30_000, num_envs=20, eval_interval=2_720, td_lambda=0.9, batch_size=16,
