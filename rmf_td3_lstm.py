@@ -10,7 +10,7 @@ Actor and critic each own a memory, h_t and c_t; so do their targets, g_t and k_
   (1) V_t  = min_i Q_i'(k_t, o_t, a~_t)       a~_t = clip(mu'(g_t, o_t) + clip(noise, -c, c), -1, 1)
   (2) y_t  = r_t + gamma (1 - terminal_t) [(1 - lambda) V_{t+1} + lambda y_{t+1}]
   (3) J_Q  = mean_t  sum_i (Q_i(c_t, o_t, a_t) - y_t)^2
-  (4) J_mu = mean_t  - min_i Q_i(c_t, o_t, mu(h_t, o_t)) + cost u_t^2,    mu = tanh(u)
+  (4) J_mu = mean_t  - min_i Q_i(c_t, o_t, mu(h_t, o_t)) + cost mean_a u_t^2,   mu = tanh(u)
 
 Shapes, time first: T steps of a sequence, B sequences, O observation, A action, H memory.
 
@@ -77,7 +77,8 @@ DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
             "CheetahGeneralize")
 LOCOMOTION = dict(
     total_timesteps=200_000, num_envs=5, eval_interval=10_000, eval_episodes=10, context_length=64,
-    batch_size=16, learning_starts=10_000, updates_per_step=0.2, learning_rate=1e-3)
+    rnn_size=64, batch_size=16, learning_starts=10_000, updates_per_step=0.2, learning_rate=1e-3,
+    anneal_lr=0.5)
 PRESETS |= dict.fromkeys(BODIES, LOCOMOTION)
 PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
     eval_interval=50_000, eval_episodes=100, inputs="o"))
