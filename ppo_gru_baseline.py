@@ -181,10 +181,13 @@ def flag(name):
 
 def parse_args(argv=None):
     """Command line -> Args. Defaults come from the preset, or from the run that is named."""
-    def parse(default):
+    argv = sys.argv[1:] if argv is None else argv
+
+    def parse(default, argv=argv):
         return tyro.cli(Args, args=argv, default=default, description=__doc__)
 
-    args = parse(Args())
+    # First without --help, which is to show the defaults of the environment that is named.
+    args = parse(Args(), [word for word in argv if word not in ("-h", "--help")])
     if args.resume and args.evaluate:
         raise UsageError(f"--resume {args.resume} --evaluate {args.evaluate}: use one of the two")
     if args.resume or args.evaluate:
@@ -227,13 +230,13 @@ class POMDP:
                 importlib.import_module(module)
             known = gym.spec(env_id).kwargs  # which of these switches does the env offer?
             wanted = {"oracle": args.policy == "oracle", "split": split}
-            kwargs = {k: v for k, v in wanted.items() if k in known}
+            kwargs = {k: v for k, v in wanted.items() if type(known.get(k)) is type(v)}
             options = {"max_episode_steps": args.max_episode_steps, "render_mode": render_mode}
             kwargs |= {k: v for k, v in options.items() if v is not None}
             self.envs = gym.make_vec(env_id, num_envs=n, **kwargs)
             if render_mode:  # better now than at the end of the run
                 self.envs.reset()
-                self.envs.render()
+                assert self.envs.render()[0] is not None
         except Exception as error:
             if render_mode:
                 raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures here; "
@@ -255,7 +258,7 @@ class POMDP:
             self.first_action, self.action_dim = int(action_space.start), int(action_space.n)
         elif isinstance(action_space, gym.spaces.Box) and action_space.is_bounded():
             self.low, self.high = action_space.low.ravel(), action_space.high.ravel()
-            self.action_shape, self.action_dim = action_space.shape, len(self.low)
+            self.action_space, self.action_dim = action_space, len(self.low)
         else:
             raise UsageError(f"--env-id {args.env_id}: actions are {action_space}; this script "
                              "takes Discrete, or a Box with finite bounds, as in Pendulum-V-v0")
@@ -271,7 +274,6 @@ class POMDP:
                                  "nothing is hidden by --observe or --flicker; drop the flag")
             self.keep, self.flicker = list(range(n_obs)), 0.0
         self.obs_dim = len(self.keep)
-        self.references = self.envs.metadata.get("reference_scores", {})
 
     def _see(self, obs):
         obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)
@@ -290,7 +292,8 @@ class POMDP:
             action = self.first_action + action.argmax(-1)
         else:
             action = self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
-            action = action.reshape(self.n, *self.action_shape).astype(np.float32)
+            action = np.clip(action, self.low, self.high).astype(self.action_space.dtype)
+            action = action.reshape(self.n, *self.action_space.shape)
         obs, reward, terminated, truncated, info = self.envs.step(action)
         # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
         success = info.get("is_goal", info.get("is_success"))
@@ -317,8 +320,8 @@ class Episodes(NamedTuple):
 
 # For evaluation alone: what is learnt from is played by `Lanes`, below.
 def play(env, act, seed, frames=None):
-    """Play one whole episode in every lane. A lane that ends early waits for the longest one: its
-    rows after the end belong to no episode and are never used.
+    """Play one whole episode in every lane. A lane that ends early plays on, unseen, until the
+    longest one ends: its rows after the end belong to no episode and are never used.
 
     act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
     """
@@ -385,7 +388,7 @@ class Lanes:
         self.prev_action = np.zeros((n, self.env.action_dim), np.float32)
         self.prev_reward, self.discounted = np.zeros(n, np.float32), np.zeros(n)
         self.first, self.ended = np.ones(n, bool), np.zeros(n, bool)
-        self.episode_return, self.episode_length = np.zeros(n), np.zeros(n)
+        self.so_far = np.zeros((2, n))  # return and length of the episode in each lane
 
     @torch.no_grad()
     def play(self, agent):
@@ -410,20 +413,17 @@ class Lanes:
             # episode bootstraps from; the call itself is no step (mask 0).
             real = ~self.ended
             self.obs, reward, terminal, ended, _ = self.env.step(played)
-            self.episode_return, self.episode_length = (
-                self.episode_return + reward * real, self.episode_length + real)
-            for lane in np.flatnonzero(ended & real):
-                finished.append((self.episode_return[lane], self.episode_length[lane]))
+            self.so_far += reward * real, real
+            finished += map(tuple, self.so_far.T[ended & real])
             self.discounted = self.discounted * self.args.gamma * real + reward * real
-            if self.args.norm_reward:
-                agent.return_norm.update(tensor(self.discounted))
+            if self.args.norm_reward and real.any():
+                agent.return_norm.update(tensor(self.discounted[real]))
             steps.append([action[0], policy.log_prob(action)[0], agent.return_norm.scale(
                 tensor(reward)), *map(tensor, (terminal, ended, real))])
             self.first, self.ended = ~real, ended & real
             self.prev_action, self.prev_reward = (
                 played * real[:, None], (reward * real).astype(np.float32))
-            self.episode_return, self.episode_length = (
-                self.episode_return * real, self.episode_length * real)
+            self.so_far *= real
         return Segment(*map(torch.stack, (*zip(*rows), *zip(*steps))), h0), finished
 
 
@@ -613,8 +613,7 @@ def value_loss(value, target, mask):
 
 
 def grad_norm(module):
-    grads = [p.grad for p in module.parameters() if p.grad is not None] if module else []
-    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    return nn.utils.get_total_norm([p.grad for p in module.parameters()] if module else [])
 
 
 def update(agent, optimizer, segment, args, rng):
@@ -675,8 +674,7 @@ def make_eval_envs(args):
         except UsageError as error:
             name = "--eval-env-ids" if ending else "--env-id"
             raise UsageError(str(error).replace("--env-id", name)) from error
-    for ending, env in made.items():
-        sizes, expected = ((e.obs_dim, e.action_dim) for e in (env, made[""]))
+        sizes, expected = ((made[e].obs_dim, made[e].action_dim) for e in (ending, ""))
         if sizes != expected:
             raise UsageError(f"--eval-env-ids {ending[1:]}: {sizes[0]} observations and {sizes[1]} "
                              f"actions, but {args.env_id} has {expected[0]} and {expected[1]}")
@@ -695,7 +693,7 @@ def report(folder, result):
 
 
 def capture_video(env, agent, args, folder):
-    """Write held-out episode 0, played in an env of one lane that renders, as a GIF."""
+    """Write a held-out episode, played in an env of one lane that renders, as a GIF."""
     from PIL import Image
 
     frames = []
@@ -736,8 +734,8 @@ def new_run_folder(args):
     except OSError as error:
         raise UsageError(f"--runs-dir {args.runs_dir}: cannot make {folder}: {error.strerror}; "
                          "name a folder that can be written to") from error
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent,
-                         capture_output=True, text=True)
+    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent,
+                         capture_output=True, text=True)  # a shell: git may not be there
     versions = {m.__name__: m.__version__ for m in (torch, gym, np)} | {"python": sys.version}
     config = {"script": Path(__file__).name, "args": asdict(args), "versions": versions,
               "git_commit": git.stdout.strip()}
@@ -758,13 +756,15 @@ def load_config(folder, source):
                          "folder of a run, as in runs/Wind-v0__...") from error
 
 
-def load_checkpoint(folder, flag):
+def load_checkpoint(folder, source, agent):
     try:
-        return torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        agent.load_state_dict(saved["agent"])
+        return saved
     except Exception as error:  # torch raises many kinds for a missing or damaged file
         reason = " ".join(str(error).split())[:100]
-        raise UsageError(f"{flag} {folder}: checkpoint.pt is missing or damaged ({reason}); "
-                         "start the run again") from error
+        raise UsageError(f"{source} {folder}: checkpoint.pt is missing, damaged or of another "
+                         f"environment ({reason}); start the run again") from error
 
 
 def draw_curve(folder, args, references):
@@ -803,15 +803,15 @@ def train(args):
     video_env = POMDP(args, 1, "heldout", "rgb_array") if args.capture_video else None
     agent = Agent(env.obs_dim, env.action_dim, env.discrete, args).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5, fused=True)
-    saved = load_checkpoint(Path(args.resume), "--resume") if args.resume else None
+    saved = load_checkpoint(Path(args.resume), "--resume", agent) if args.resume else None
     if saved and saved["env_step"] >= args.total_timesteps:
         raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
     folder = Path(args.resume) if args.resume else new_run_folder(args)
     env_step, n_updates, started = 0, 0, time.monotonic()
     if saved:
-        agent.load_state_dict(saved["agent"])
         optimizer.load_state_dict(saved["optimizer"])
         rng.bit_generator.state = saved["numpy_rng"]
+        torch.manual_seed(saved["env_step"])  # a GPU: not the noise of the start again
         torch.set_rng_state(saved["torch_rng"])
         os.truncate(folder / "metrics.csv", saved["csv_bytes"])
         env_step, n_updates = saved["env_step"], saved["n_updates"]
@@ -851,7 +851,7 @@ def train(args):
                   f"{row.get('charts/SPS', 0):,.0f} steps/s | held-out return {score} | "
                   f"{time_left} left   ", end="\n" if evaluation_due else "\r", flush=True)
         if evaluation_due or stop:
-            draw_curve(folder, args, env.references)
+            draw_curve(folder, args, env.envs.metadata.get("reference_scores", {}))
             checkpoint = {
                 "agent": agent.state_dict(), "optimizer": optimizer.state_dict(),
                 "env_step": env_step, "n_updates": n_updates, "seconds": seconds,
@@ -888,7 +888,6 @@ def train(args):
         passed = env_step // args.eval_interval > (env_step - new_steps) // args.eval_interval
         restart = passed or env_step >= args.total_timesteps
         record(row, evaluation_due=restart)
-    signal.signal(signal.SIGINT, previous_handler)
     if args.track:
         tracker.finish()
     if env_step < args.total_timesteps:
@@ -907,7 +906,7 @@ def evaluate_run(args):
     eval_envs = make_eval_envs(args)
     env = eval_envs[""]
     agent = Agent(env.obs_dim, env.action_dim, env.discrete, args)
-    agent.load_state_dict(load_checkpoint(folder, "--evaluate")["agent"])
+    load_checkpoint(folder, "--evaluate", agent)
     result = evaluate_all(eval_envs, agent, args)
     if args.capture_video:
         capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
@@ -916,7 +915,11 @@ def evaluate_run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return evaluate_run(args) if args.evaluate else train(args)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        return evaluate_run(args) if args.evaluate else train(args)
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
 
 
 if __name__ == "__main__":

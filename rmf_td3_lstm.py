@@ -252,10 +252,13 @@ def flag(name):
 
 def parse_args(argv=None):
     """Command line -> Args. Defaults come from the preset, or from the run that is named."""
-    def parse(default):
+    argv = sys.argv[1:] if argv is None else argv
+
+    def parse(default, argv=argv):
         return tyro.cli(Args, args=argv, default=default, description=__doc__)
 
-    args = parse(Args())
+    # First without --help, which is to show the defaults of the environment that is named.
+    args = parse(Args(), [word for word in argv if word not in ("-h", "--help")])
     if args.resume and args.evaluate:
         raise UsageError(f"--resume {args.resume} --evaluate {args.evaluate}: use one of the two")
     if args.resume or args.evaluate:
@@ -301,13 +304,13 @@ class POMDP:
                 importlib.import_module(module)
             known = gym.spec(env_id).kwargs  # which of these switches does the env offer?
             wanted = {"oracle": args.policy == "oracle", "split": split}
-            kwargs = {k: v for k, v in wanted.items() if k in known}
+            kwargs = {k: v for k, v in wanted.items() if type(known.get(k)) is type(v)}
             options = {"max_episode_steps": args.max_episode_steps, "render_mode": render_mode}
             kwargs |= {k: v for k, v in options.items() if v is not None}
             self.envs = gym.make_vec(env_id, num_envs=n, **kwargs)
             if render_mode:  # better now than at the end of the run
                 self.envs.reset()
-                self.envs.render()
+                assert self.envs.render()[0] is not None
         except Exception as error:
             if render_mode:
                 raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures here; "
@@ -329,7 +332,7 @@ class POMDP:
                              "takes a Box with finite bounds, as in Pendulum-V-v0; for Discrete "
                              "use rmf_sac_discrete_pixels.py")
         self.low, self.high = action_space.low.ravel(), action_space.high.ravel()
-        self.action_shape = action_space.shape
+        self.action_space = action_space
         n_obs = int(np.prod(obs_space.shape))
         self.keep = [int(i) for i in args.observe.split(",") if i] or list(range(n_obs))
         if max(self.keep) >= n_obs:
@@ -342,7 +345,6 @@ class POMDP:
                                  "nothing is hidden by --observe or --flicker; drop the flag")
             self.keep, self.flicker = list(range(n_obs)), 0.0
         self.obs_dim, self.action_dim = len(self.keep), len(self.low)
-        self.references = self.envs.metadata.get("reference_scores", {})
 
     def _see(self, obs):
         obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)
@@ -358,7 +360,8 @@ class POMDP:
         """action (n, A) in [-1, 1] -> obs (n, O), then (n,) each: reward, terminal, ended, success
         (None where the env knows of none)."""
         action = self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
-        action = action.reshape(self.n, *self.action_shape).astype(np.float32)
+        action = np.clip(action, self.low, self.high).astype(self.action_space.dtype)
+        action = action.reshape(self.n, *self.action_space.shape)
         obs, reward, terminated, truncated, info = self.envs.step(action)
         # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
         # A step inside the goal is terminal in the authors' code, although the episode goes on.
@@ -386,8 +389,8 @@ class Episodes(NamedTuple):
 
 
 def play(env, act, seed, frames=None):
-    """Play one whole episode in every lane. A lane that ends early waits for the longest one: its
-    rows after the end belong to no episode and are never used.
+    """Play one whole episode in every lane. A lane that ends early plays on, unseen, until the
+    longest one ends: its rows after the end belong to no episode and are never used.
 
     act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
     """
@@ -439,7 +442,7 @@ class Batch(NamedTuple):
 
 class SequenceBuffer:
     """Whole episodes, appended row by row to a file: a killed run loses nothing, a checkpoint
-    only keeps the index, and the newest `size` steps are mapped into memory and sampled."""
+    only keeps the index; it is mapped into memory, and the newest `size` steps are sampled."""
 
     def __init__(self, path, row_type, size):
         self.path, self.size, self.dtype = Path(path), size, row_type
@@ -483,12 +486,10 @@ class SequenceBuffer:
         # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
         # rare, nearly every batch lacks it then; where every episode has some, it is the same.
         n_rewarded = round(rewarded_fraction * batch_size) if rewarded.any() else 0
-        in_rewarded = np.arange(batch_size) < n_rewarded
-        episode = np.empty(batch_size, int)
-        for chosen, weight in ((in_rewarded, n_starts * rewarded), (~in_rewarded, n_starts)):
-            ends = np.cumsum(weight)
-            draws = rng.integers(ends[-1], size=chosen.sum()) if chosen.any() else []
-            episode[chosen] = np.searchsorted(ends, draws, side="right")
+        episode = np.concatenate([
+            np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
+            for weight, n in ((n_starts * rewarded, n_rewarded),
+                              (n_starts, batch_size - n_rewarded))])
         start = rng.integers(n_starts[episode])
         n = n_steps[episode]
         T = min(L, n.max())
@@ -608,12 +609,9 @@ class Agent(nn.Module):
         for net in (self.actor_target, self.critic_target):
             net.requires_grad_(False)
         self.critic_trains = list(self.critic.parameters())
-        self.actor_trains = list(self.actor.parameters())  # separate, critic-frozen
+        self.actor_trains = list(self.actor.parameters())  # separate, critic-frozen, -only
         if args.shared_encoder.startswith("published"):  # also the critic, whose Q is to be high
             self.actor_trains = list(dict.fromkeys(self.actor_trains + self.critic_trains))
-        if args.shared_encoder == "critic-only":  # the head alone
-            self.actor_trains = [p for name, p in self.actor.named_parameters()
-                                 if not name.startswith("encoder.")]
         self.learnt, self.targets = (  # in the same order, a shared memory once
             list(dict.fromkeys([*actor.parameters(), *critic.parameters()])) for actor, critic in
             ((self.actor, self.critic), (self.actor_target, self.critic_target)))
@@ -679,8 +677,7 @@ def actor_loss(q1, q2, before_tanh, mask, args):
 
 
 def grad_norm(module):
-    grads = [p.grad for p in module.parameters() if p.grad is not None] if module else []
-    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    return nn.utils.get_total_norm([p.grad for p in module.parameters()] if module else [])
 
 
 def update(agent, optimizer, batch, args, n_updates):
@@ -769,8 +766,7 @@ def make_eval_envs(args):
         except UsageError as error:
             name = "--eval-env-ids" if ending else "--env-id"
             raise UsageError(str(error).replace("--env-id", name)) from error
-    for ending, env in made.items():
-        sizes, expected = ((e.obs_dim, e.action_dim) for e in (env, made[""]))
+        sizes, expected = ((made[e].obs_dim, made[e].action_dim) for e in (ending, ""))
         if sizes != expected:
             raise UsageError(f"--eval-env-ids {ending[1:]}: {sizes[0]} observations and {sizes[1]} "
                              f"actions, but {args.env_id} has {expected[0]} and {expected[1]}")
@@ -789,7 +785,7 @@ def report(folder, result):
 
 
 def capture_video(env, agent, args, folder):
-    """Write held-out episode 0, played in an env of one lane that renders, as a GIF."""
+    """Write a held-out episode, played in an env of one lane that renders, as a GIF."""
     from PIL import Image
 
     frames = []
@@ -830,8 +826,8 @@ def new_run_folder(args):
     except OSError as error:
         raise UsageError(f"--runs-dir {args.runs_dir}: cannot make {folder}: {error.strerror}; "
                          "name a folder that can be written to") from error
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent,
-                         capture_output=True, text=True)
+    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent,
+                         capture_output=True, text=True)  # a shell: git may not be there
     versions = {m.__name__: m.__version__ for m in (torch, gym, np)} | {"python": sys.version}
     config = {"script": Path(__file__).name, "args": asdict(args), "versions": versions,
               "git_commit": git.stdout.strip()}
@@ -852,13 +848,15 @@ def load_config(folder, source):
                          "folder of a run, as in runs/Wind-v0__...") from error
 
 
-def load_checkpoint(folder, flag):
+def load_checkpoint(folder, source, agent):
     try:
-        return torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+        agent.load_state_dict(saved["agent"])
+        return saved
     except Exception as error:  # torch raises many kinds for a missing or damaged file
         reason = " ".join(str(error).split())[:100]
-        raise UsageError(f"{flag} {folder}: checkpoint.pt is missing or damaged ({reason}); "
-                         "start the run again") from error
+        raise UsageError(f"{source} {folder}: checkpoint.pt is missing, damaged or of another "
+                         f"environment ({reason}); start the run again") from error
 
 
 def draw_curve(folder, args, references):
@@ -899,16 +897,16 @@ def train(args):
     agent = Agent(env.obs_dim, env.action_dim, args).to(device)
     optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad],
                                  args.learning_rate, fused=True)
-    saved = load_checkpoint(Path(args.resume), "--resume") if args.resume else None
+    saved = load_checkpoint(Path(args.resume), "--resume", agent) if args.resume else None
     if saved and saved["env_step"] >= args.total_timesteps:
         raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
     folder = Path(args.resume) if args.resume else new_run_folder(args)
     buffer = SequenceBuffer(folder / "buffer.bin", row_dtype(env), args.buffer_size)
     env_step, n_updates, owed, started = 0, 0, 0.0, time.monotonic()
     if saved:
-        agent.load_state_dict(saved["agent"])
         optimizer.load_state_dict(saved["optimizer"])
         rng.bit_generator.state = saved["numpy_rng"]
+        torch.manual_seed(saved["env_step"])  # a GPU: not the noise of the start again
         torch.set_rng_state(saved["torch_rng"])
         buffer.load(saved["n_steps"].numpy(), saved["rewarded"].numpy())
         os.truncate(folder / "metrics.csv", saved["csv_bytes"])
@@ -949,7 +947,7 @@ def train(args):
                   f"{row.get('charts/SPS', 0):,.0f} steps/s | held-out return {score} | "
                   f"{time_left} left   ", end="\n" if evaluation_due else "\r", flush=True)
         if evaluation_due or stop:
-            draw_curve(folder, args, env.references)
+            draw_curve(folder, args, env.envs.metadata.get("reference_scores", {}))
             checkpoint = {
                 "agent": agent.state_dict(), "optimizer": optimizer.state_dict(),
                 "env_step": env_step, "n_updates": n_updates, "owed": owed, "seconds": seconds,
@@ -993,12 +991,14 @@ def train(args):
             time_left = f"{max(minutes, 0):.1f} min"
         passed = env_step // args.eval_interval > (env_step - new_steps) // args.eval_interval
         record(row, evaluation_due=passed or env_step >= args.total_timesteps)
-    signal.signal(signal.SIGINT, previous_handler)
     if args.track:
         tracker.finish()
     if env_step < args.total_timesteps:
         print(f"stopped; go on with --resume {folder}")
         return folder
+    if not n_updates:
+        raise UsageError(f"--total-timesteps {args.total_timesteps}: {folder} ended without an "
+                         "update; raise it, or lower --num-envs or --learning-starts")
     buffer.path.unlink()  # only training needs it
     if args.capture_video:
         capture_video(video_env, agent, args, folder)
@@ -1013,7 +1013,7 @@ def evaluate_run(args):
     eval_envs = make_eval_envs(args)
     env = eval_envs[""]
     agent = Agent(env.obs_dim, env.action_dim, args)
-    agent.load_state_dict(load_checkpoint(folder, "--evaluate")["agent"])
+    load_checkpoint(folder, "--evaluate", agent)
     result = evaluate_all(eval_envs, agent, args)
     if args.capture_video:
         capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
@@ -1022,7 +1022,11 @@ def evaluate_run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return evaluate_run(args) if args.evaluate else train(args)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        return evaluate_run(args) if args.evaluate else train(args)
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
 
 
 if __name__ == "__main__":

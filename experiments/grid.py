@@ -50,7 +50,7 @@ def jobs_of(table):
         run = common | run
         scripts, seeds = run.pop("script", None), run.pop("seeds", [1])
         scripts = scripts if isinstance(scripts, list) else [scripts]
-        if "seed" in run:
+        if "seed" in run or not isinstance(seeds, list):
             sys.exit("error: seed: say seeds = [1, 2], a list, in the table")
         for script in scripts:
             if not (isinstance(script, str) and (ROOT / script).is_file()):

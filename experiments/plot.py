@@ -38,6 +38,10 @@ def load(folder, columns):
     config = json.loads((folder / "config.json").read_text())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
+    for c in columns:
+        if not any(row.get(c) for row in rows):
+            sys.exit(f"error: --columns {c}: no such numbers in {folder}; its columns are "
+                     f"{', '.join(k for k in rows[-1] if rows[-1][k])}")
     curves = [np.array([(float(row["env_step"]), float(row[c])) for row in rows if row[c]]
                        ).reshape(-1, 2).T for c in columns]
     args = config["args"] | {"script": Path(config["script"]).stem}
@@ -72,6 +76,11 @@ def main():
         table.append({"env_id": args["env_id"], "group": label, "seed": args["seed"]} | {
             k: last[k] for k in ("env_step", "charts/updates", "eval/return_mean",
                                  "eval/return_std", "eval/success_rate", "seconds", "git")})
+    if not table:
+        sys.exit(f"error: {options.folders[0]}: no run with a checkpoint; name run folders")
+    for key in options.by.split(","):
+        if not any(key in args for args in recipes.values()):
+            sys.exit(f"error: --by {key}: no run has such an argument")
     if options.table:
         with options.table.open("w", newline="") as file:
             writer = csv.DictWriter(file, table[0], lineterminator="\n")

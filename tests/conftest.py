@@ -1,7 +1,6 @@
 """Shared by all tests: settings of the process, small networks, batches and runs."""
 
 import csv
-import signal
 
 import numpy as np
 import pytest
@@ -20,9 +19,6 @@ TINY_RUN = (  # a run of a second: 4 random episodes, then 28 with 3.2 updates f
 @pytest.fixture(autouse=True)
 def same_process_for_each_test():
     torch.set_num_threads(1)
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture
@@ -100,7 +96,4 @@ def snapshot(folder):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """Folder of a finished run of TINY_RUN. Read only."""
-    handler = signal.getsignal(signal.SIGINT)
-    folder = rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path_factory.mktemp("runs"))])
-    signal.signal(signal.SIGINT, handler)
-    return folder
+    return rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path_factory.mktemp("runs"))])

@@ -52,6 +52,7 @@ BAD_FLAGS = {
     "--learning-starts 320": ["--learning-starts 320", "--total-timesteps 320"],
     "--policy markov --shared-encoder published": ["--shared-encoder published", "markov"],
     "--capture-video --env-id Clock-v0": ["--capture-video", "Clock-v0"],  # it draws no pictures
+    "--capture-video --env-id Blank-v0": ["--capture-video", "Blank-v0"],
     "--paper --env-id Clock-v0": ["--paper", "Clock-v0"],
 }
 
@@ -77,6 +78,21 @@ def test_a_runs_dir_that_cannot_be_made_is_named(tmp_path):
     message = refused([*TINY_RUN, "--runs-dir", str(tmp_path / "taken")])
     assert f"--runs-dir {tmp_path / 'taken'}" in message
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_run_that_ends_without_an_update_says_so(tmp_path):
+    """Rounds are whole episodes, 2 x 10 steps here: 39 random steps are 40."""
+    message = refused([*TINY_RUN, "--learning-starts", "39", "--total-timesteps", "40",
+                       "--runs-dir", str(tmp_path)])
+    assert "--total-timesteps 40" in message and "without an update" in message
+
+
+def test_help_shows_the_defaults_of_the_environment_that_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        rmf.main(["--env-id", "Wind-v0", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert str(rmf.PRESETS["Wind"]["total_timesteps"]) in shown and "--td-lambda" in shown
 
 
 def test_resume_and_evaluate_exclude_each_other(tiny_run):
@@ -108,6 +124,8 @@ DAMAGE = {  # what happened to the folder -> what it does, and what the message 
     "config with an unknown field": (edit_config(args={"dropped": 1}), ["config.json"]),
     "config with a bad value": (edit_config(args={"gamma": 7}), ["gamma"]),
     "run of another script": (edit_config(script="rmf_td3_lstm.py"), ["rmf_td3_lstm.py"]),
+    "run in another environment": (edit_config(args={"env_id": "toy_envs:Clock-v0"}),
+                                   ["checkpoint.pt", "another environment"]),
     "no checkpoint": (lambda f: (f / "checkpoint.pt").unlink(), ["checkpoint.pt"]),
     "cut checkpoint": (lambda f: keep_half(f / "checkpoint.pt"), ["checkpoint.pt"]),
     "random checkpoint": (lambda f: (f / "checkpoint.pt").write_bytes(os.urandom(5000)),

@@ -93,11 +93,14 @@ def test_the_eye_is_chosen_by_the_size_of_the_picture(env_id, layers):
 
 @pytest.mark.parametrize("dtype, largest", [(np.uint8, 255), (np.float32, 1)])
 def test_bytes_are_divided_by_255_and_other_pictures_are_not(dtype, largest):
-    env = SimpleNamespace(is_picture=True, obs_dim=48, obs_shape=(3, 4, 4), obs_dtype=dtype)
-    eye, obs = script.make_eye(env, 5), torch.rand(2, 48) * 255
-    convolutions = eye[0][1:]  # behind the shaping
-    expected = eye[1](convolutions(obs.reshape(2, 3, 4, 4) / largest))
-    torch.testing.assert_close(eye(obs), expected)
+    """Vectors of bytes as well, such as the RAM of a console."""
+    for is_picture in (True, False):
+        env = SimpleNamespace(is_picture=is_picture, obs_dim=48, action_dim=2, obs_dtype=dtype,
+                              obs_shape=(3, 4, 4) if is_picture else (48,))
+        network, obs = script.Network(env, script.Args(), False, 1), torch.rand(1, 2, 48) * 255
+        expected = network.heads[0](network.eye(obs[0] / largest))
+        (out,), _ = network(obs, torch.zeros(1, 2, 2), torch.zeros(1, 2))
+        torch.testing.assert_close(out[0], expected)
 
 
 def test_flicker_blanks_whole_pictures():

@@ -146,11 +146,11 @@ def test_ctrl_c_stops_what_runs_starts_nothing_more_and_the_same_command_goes_on
 
 
 @pytest.mark.parametrize("wrong, named", [
-    ("seeds = [1, 2]", "seed"), ("[[run]]", "two brackets"),
+    ("seeds = [1, 2]", "seed"), ("[1, 2]", "seed"), ("[[run]]", "two brackets"),
     ('script = "rmf_sac_gru.py"', "script"),
 ])
 def test_a_faulty_table_is_refused_in_a_line(wrong, named, table):
-    instead = {"seeds = [1, 2]": "seed = [1, 2]", "[[run]]": "[run]"}.get(wrong, "")
+    instead = {"seeds = [1, 2]": "seed = [1, 2]", "[1, 2]": "2", "[[run]]": "[run]"}.get(wrong, "")
     table.write_text(TABLE.replace(wrong, instead))
     out = subprocess.run(command(table), cwd=ROOT, capture_output=True, text=True)
     assert out.returncode != 0 and named in out.stderr and len(out.stderr.splitlines()) == 1
@@ -168,6 +168,17 @@ def test_a_picture_does_not_mix_unlike_runs(tiny_run, tmp_path):
                          capture_output=True, text=True)
     assert out.returncode == 0 and (tmp_path / "picture.png").stat().st_size > 1000
     assert len(table.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("flags, named", [
+    ("--columns losses/nothing", "--columns losses/nothing"), ("--by nothing", "--by nothing"),
+    ("", "no run with a checkpoint")])
+def test_a_picture_of_nothing_is_refused_in_a_line(flags, named, tiny_run, tmp_path):
+    out = subprocess.run([sys.executable, "experiments/plot.py", str(tmp_path / "picture.png"),
+                          str(tiny_run) if flags else str(tmp_path / "*"), *flags.split()],
+                         cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode != 0 and named in out.stderr and len(out.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_fails_is_named_with_its_last_words(table):

@@ -86,6 +86,15 @@ def test_a_segment_holds_the_true_last_observations_and_marks_where_episodes_sta
     torch.testing.assert_close(fed, taken * segment.mask[..., None])
 
 
+def test_rewards_are_scaled_by_the_returns_of_real_steps_alone(lanes):
+    play, agent, args = lanes(norm_reward=True, gamma=0.5)
+    segment, _ = play.play(agent)
+    assert agent.return_norm.count == segment.mask.sum() == 13
+    seen = [1, 2.5, 1, 2.5, 1, 2.5, 1, 2.5, 4.25, 1, 2.5, 4.25, 1]  # r_t + gamma (what was before)
+    assert agent.return_norm.mean == pytest.approx(np.mean(seen))
+    assert agent.return_norm.var == pytest.approx(np.var(seen))
+
+
 def test_a_segment_goes_on_where_the_last_one_stopped(lanes):
     play, agent, _ = lanes(num_steps=4)
     (one, _), (two, _) = play.play(agent), play.play(agent)
@@ -235,7 +244,7 @@ def test_evaluation_leaves_the_norms_alone(lanes):
     play, agent, args = lanes(norm_obs=True, norm_reward=True)
     play.play(agent)
     before = {k: v.clone() for k, v in agent.state_dict().items() if "norm" in k}
-    assert before["obs_norm.count"] == 18 and before["return_norm.count"] == 18
+    assert before["obs_norm.count"] == 18 and before["return_norm.count"] == 13
     ppo.evaluate(play.env, agent, args)
     assert all(torch.equal(v, agent.state_dict()[k]) for k, v in before.items())
 

@@ -1,5 +1,6 @@
 """What is true of a run: its folder, its numbers, and what is left when it is stopped."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -81,6 +82,20 @@ def test_a_finished_run_leaves_four_files(tiny_run):
     with Image.open(tiny_run / "learning_curve.png") as picture:
         picture.verify()
         assert picture.format == "PNG" and picture.width > 300
+
+
+def test_a_run_needs_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = rmf.new_run_folder(rmf.Args(runs_dir=str(tmp_path / "runs")))
+    assert json.loads((folder / "config.json").read_text())["git_commit"] == ""
+
+
+def test_ctrl_c_is_given_back_when_a_run_breaks(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(rmf, "update", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path)])
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_config_holds_every_argument(tiny_run):

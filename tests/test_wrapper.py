@@ -30,6 +30,19 @@ def make_env(make_args):
     return lambda n=4, env_id="Clock-v0", **fields: rmf.POMDP(make_args(env_id=env_id, **fields), n)
 
 
+@pytest.mark.parametrize("env_id", ["ClockUneven-v0", "ClockDouble-v0", "ClockSkewed-v0"])
+def test_full_actions_stay_inside_the_box_and_have_its_dtype(env_id, make_env):
+    env = make_env(env_id=env_id)  # the env itself asserts both
+    env.reset(SEED)
+    for end in (-1, 1):
+        obs = env.step(np.full((4, 2), end, np.float32))[0]
+        assert obs[:, 3:] == pytest.approx(np.tile((env.low, env.high)[end > 0], (4, 1)))
+
+
+def test_a_keyword_of_the_env_that_only_has_the_name_of_a_switch_is_left_alone(make_env):
+    assert make_env(env_id="ClockSplit-v0").envs.envs[0].unwrapped.split == 0.8
+
+
 # --- EPISODES -------------------------------------------------------------------------------------
 
 

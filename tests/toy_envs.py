@@ -16,13 +16,15 @@ class ClockEnv(gym.Env):
         success_at: this step succeeds, and so does every step of the second episode and later.
         number: type of the success in `info`, bool or a kind of number.
         endless: no episode ends.
+        dtype: of the actions.
+        split: a word of its own, which the script must leave alone.
     """
 
     def __init__(self, low=(-1, -1), high=(1, 1), oracle=False, goal_at=None, success_at=None,
-                 number=bool, endless=False):
+                 number=bool, endless=False, dtype=np.float32, split=None):
         self.oracle, self.goal_at, self.success_at = oracle, goal_at, success_at
-        self.number, self.endless = number, endless
-        self.action_space = gym.spaces.Box(np.float32(low), np.float32(high))
+        self.number, self.endless, self.split = number, endless, split
+        self.action_space = gym.spaces.Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)
         self.observation_space = gym.spaces.Box(-1e6, 1e6, (3 + len(low) + oracle,), np.float32)
         self.lane, self.episode = 0, -1
 
@@ -38,6 +40,7 @@ class ClockEnv(gym.Env):
         return self._see(np.zeros(self.action_space.shape)), {}
 
     def step(self, action):
+        assert self.action_space.contains(action)
         self.t += 1
         ended = self.t >= 2 + self.lane % 4 and not self.endless
         info = {}
@@ -47,6 +50,13 @@ class ClockEnv(gym.Env):
             info["is_success"] = self.number(self.t == self.success_at or self.episode > 0)
         terminated = ended and self.lane % 2 == 0
         return self._see(action), 10.0 * self.lane + self.t, terminated, ended != terminated, info
+
+
+class BlankEnv(ClockEnv):
+    """Has nothing to draw, and says so late."""
+
+    def render(self):
+        return None
 
 
 class RefusedEnv(gym.Env):
@@ -90,6 +100,10 @@ IDS = {
     "ClockSuccess-v0": (ClockEnv, {"success_at": 3}),
     "ClockNumber-v0": (ClockEnv, {"success_at": 3, "number": np.float32}),
     "ClockEndless-v0": (ClockEnv, {"endless": True}),
+    "ClockUneven-v0": (ClockEnv, {"low": (-1, -1), "high": (0.7, 0.7)}),  # rounds to 0.70000005
+    "ClockDouble-v0": (ClockEnv, {"low": (-0.1, -3), "high": (0.1, 1), "dtype": np.float64}),
+    "ClockSplit-v0": (ClockEnv, {"split": 0.8}),
+    "Blank-v0": (BlankEnv, {}),
     "Image-v0": (RefusedEnv, {"obs_space": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
                               "action_space": VECTOR}),
     "Dict-v0": (RefusedEnv, {"obs_space": gym.spaces.Dict(a=VECTOR), "action_space": VECTOR}),
