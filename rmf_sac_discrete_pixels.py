@@ -70,8 +70,8 @@ PRESETS = {
         total_timesteps=400_000, eval_interval=27_000, buffer_size=56_000, learning_starts=14_000,
         updates_per_step=0.02),
     "DelayedCatch": CREDIT | dict(  # 40 fruits, the paper's
-        total_timesteps=1_100_000, eval_interval=55_000, buffer_size=112_000,
-        learning_starts=28_000, updates_per_step=0.01),
+        total_timesteps=1_100_000, eval_interval=55_000, td_lambda=0.98, buffer_size=112_000,
+        learning_starts=28_000, updates_per_step=0.01, alpha=1.0),
     "KeyToDoor": CREDIT | dict(
         total_timesteps=2_000_000, eval_interval=102_000, eval_episodes=60, memory_span=85,
         buffer_size=170_000, learning_starts=85_000, updates_per_step=0.015),
@@ -79,6 +79,11 @@ PRESETS = {
         total_timesteps=11_000, num_envs=4, eval_interval=500, inputs="oa", embeddings=(32, 8, 8),
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, gamma=0.95, batch_size=16,
         learning_starts=1_000, updates_per_step=0.3, learning_rate=1e-3, anneal_lr=1.0),
+    "LunarLander": dict(
+        total_timesteps=150_000, num_envs=8, eval_interval=10_000, inputs="oa",
+        embeddings=(32, 8, 8), rnn_size=64, hidden_sizes=(64, 64), context_length=256, batch_size=8,
+        learning_starts=10_000, updates_per_step=0.05, learning_rate=1e-3, anneal_lr=0.5, alpha=1.0,
+        anneal_alpha=True),
 }
 # --paper: the published recipe, for all environments and then by family.
 PAPER = dict(tau=0.005, rewarded_fraction=0.0)
