@@ -1022,7 +1022,7 @@ def evaluate_run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    on_interrupt = signal.getsignal(signal.SIGINT)  # `train` has its own for a while
     try:
         return evaluate_run(args) if args.evaluate else train(args)
     finally:
