@@ -82,13 +82,27 @@ def test_a_million_steps_of_key_to_door_take_less_than_a_gigabyte():
     ("CartPole-V-v0", ["2"])])
 def test_the_eye_is_chosen_by_the_size_of_the_picture(env_id, layers):
     env = make_env(env_id)
-    eye = script.make_eye(env, 100)
+    eye = script.make_eye(env, script.Args(embeddings=(100, 8, 8)))
     seen = [f"Conv2d({m.in_channels}, {m.out_channels}, k{m.kernel_size[0]} s{m.stride[0]})"
             if isinstance(m, torch.nn.Conv2d) else str(m.in_features)
             for m in eye.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
     assert seen == layers
     obs = torch.as_tensor(env.reset(seed=0), dtype=torch.float32)
     assert eye(obs).shape == (2, 100)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_what_a_fruit_changes_in_the_eye_does_not_get_lost(scaled):
+    """Two of 49 pixels are lit. Scaled, moving them moves what the memory is fed by about as much as
+    a standard normal input would; as torch starts the layers it is a fiftieth of that."""
+    torch.manual_seed(0)
+    env, rng = make_env("DelayedCatch5-v0", 500), np.random.default_rng(0)
+    eye = script.make_eye(env, script.Args(scaled_eye=scaled))
+    rows = script.play(env, lambda *_: (np.eye(3)[rng.integers(3, size=500)], None), seed=0).rows
+    obs = torch.tensor(rows["obs"][:-1].copy()).flatten(0, 1)
+    change = eye(obs).std(0).mean()
+    assert 0.5 < change < 2 if scaled else change < 0.05
+    assert torch.allclose(eye(obs * 0.1), eye(obs), atol=1e-3) == scaled  # a faint picture
 
 
 @pytest.mark.parametrize("dtype, largest", [(np.uint8, 255), (np.float32, 1)])
