@@ -73,8 +73,8 @@ PRESETS = {
         total_timesteps=400_000, eval_interval=22_000, buffer_size=112_000,
         learning_starts=28_000, updates_per_step=0.01),
     "KeyToDoor": CREDIT | dict(
-        total_timesteps=1_000_000, eval_interval=51_000, eval_episodes=60, memory_span=85,
-        buffer_size=170_000, learning_starts=85_000, updates_per_step=0.015),
+        total_timesteps=1_000_000, eval_interval=51_000, eval_episodes=60, td_lambda=1.0,
+        memory_span=85, buffer_size=170_000, learning_starts=85_000, updates_per_step=0.015),
     "CartPole": dict(
         total_timesteps=11_000, num_envs=4, eval_interval=500, inputs="oa", embeddings=(32, 8, 8),
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, gamma=0.95, batch_size=16,
