@@ -22,6 +22,7 @@ Strong Baseline for Many POMDPs (ICML 2022). What differs from the authors' code
 DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
+  - a picture and what the eye makes of it start at the scale of 1 (--no-scaled-eye: off);
   - vectors, too, are embedded once per network, for the memory and for the shortcut around it.
 `--paper` runs the published recipe of an environment; docs/rmf_sac_discrete_pixels.md tells the
 rest. In a minute: the eye is `make_eye`, the memory `Memory`, the target `td_targets`, one gradient
@@ -168,8 +169,8 @@ class Args:
     embeddings: tuple[int, int, int] = (100, 8, 8)
     """widths of the layers that embed observation, action and reward"""
     scaled_eye: bool = True
-    """pictures, and what the eye makes of them, start with a mean square of 1; off: as torch starts
-    them, which is what the paper does"""
+    """pictures, and what the eye makes of them, start with a mean square of 1; off: pictures as
+    they are, layers as torch starts them"""
     context_length: Literal["full"] | int = "full"
     """steps of the sequences that are trained on; full: whole episodes"""
     td_lambda: float = 0.0
@@ -513,9 +514,9 @@ def make_eye(env, args):
     n_seen = look(torch.zeros(1, env.obs_dim)).shape[1]
     eye = nn.Sequential(look, nn.Linear(n_seen, n_out))
     if args.scaled_eye:
-        # DEVIATION: each picture is brought to a mean square of 1, and orthogonal layers keep it so.
-        # TRAP: where 2 pixels of 49 are lit, torch's own start leaves of them changes of 0.02, and
-        # the critic needs ten times the updates to find out that they matter.
+        # DEVIATION: each picture is brought to a mean square of 1, and orthogonal layers keep it
+        # so. TRAP: where 2 pixels of 49 are lit, torch's own start leaves of them changes of 0.02,
+        # and the critic needs about ten times the updates to find out that they matter.
         for p in eye.parameters():
             nn.init.orthogonal_(p, 2**0.5) if p.ndim > 1 else nn.init.zeros_(p)
         eye.insert(0, nn.RMSNorm(env.obs_dim, elementwise_affine=False))

@@ -93,8 +93,8 @@ def test_the_eye_is_chosen_by_the_size_of_the_picture(env_id, layers):
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_what_a_fruit_changes_in_the_eye_does_not_get_lost(scaled):
-    """Two of 49 pixels are lit. Scaled, moving them moves what the memory is fed by about as much as
-    a standard normal input would; as torch starts the layers it is a fiftieth of that."""
+    """Two of 49 pixels are lit. Scaled, moving them moves what the memory is fed by about as much
+    as a standard normal input would; as torch starts the layers it is a fiftieth of that."""
     torch.manual_seed(0)
     env, rng = make_env("DelayedCatch5-v0", 500), np.random.default_rng(0)
     eye = script.make_eye(env, script.Args(scaled_eye=scaled))
