@@ -111,7 +111,8 @@ def test_bytes_are_divided_by_255_and_other_pictures_are_not(dtype, largest):
     for is_picture in (True, False):
         env = SimpleNamespace(is_picture=is_picture, obs_dim=48, action_dim=2, obs_dtype=dtype,
                               obs_shape=(3, 4, 4) if is_picture else (48,))
-        network, obs = script.Network(env, script.Args(), False, 1), torch.rand(1, 2, 48) * 255
+        args = script.Args(scaled_eye=False)  # a scaled eye sees no difference
+        network, obs = script.Network(env, args, False, 1), torch.rand(1, 2, 48) * 255
         expected = network.heads[0](network.eye(obs[0] / largest))
         (out,), _ = network(obs, torch.zeros(1, 2, 2), torch.zeros(1, 2))
         torch.testing.assert_close(out[0], expected)
