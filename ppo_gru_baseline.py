@@ -62,6 +62,9 @@ PRESETS = {
     "SemiCircle": dict(num_envs=80, eval_interval=96_000, eval_episodes=100, inputs="or",
                        num_steps=120),
 }
+DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
+            "CheetahGeneralize")
+PRESETS |= dict.fromkeys(DYNAMICS, dict(eval_interval=100_000, eval_episodes=100, inputs="o"))
 A2C = dict(num_steps=16, update_epochs=1, num_minibatches=1)  # --algo a2c, for all environments
 
 

@@ -89,11 +89,11 @@ class DynamicsEnv(gym.Env):
         self.task, self.mode, self.oracle, self.friction = task, mode, oracle, friction
         self.success_distance = SUCCESS_DISTANCE.get(task)
         if success_distance is not None:
-            if self.success_distance is None or success_distance <= 0:
+            if self.success_distance is None or not 0 < success_distance < np.inf:
                 raise ValueError(f"success_distance={success_distance!r}: use metres above 0, and "
                                  "in Generalize only")
             self.success_distance = success_distance
-        self.render_mode = render_mode
+        self.render_mode, self.parameters = render_mode, None
         self.base = make_base(base_id, render_mode)
         scores = {"random": RANDOM_PLAY[task][mode]} if mode in RANDOM_PLAY[task] else {}
         self.metadata = {**METADATA, "render_fps": self.base.metadata["render_fps"],
@@ -139,8 +139,8 @@ class DynamicsEnv(gym.Env):
         super().reset(seed=seed)
         forced = (options or {}).get("task")
         self.parameters = self.draw_parameters() if forced is None else tuple(forced)
-        if len(self.parameters) != 3:
-            raise ValueError(f"task={forced!r}: use (density, friction, power)")
+        if len(self.parameters) != 3 or not all(0 < p < np.inf for p in self.parameters):
+            raise ValueError(f"task={forced!r}: use (density, friction, power), each above 0")
         self.set_parameters(*self.parameters)
         # TRAP: a seed of its own: else the start would be drawn from the numbers that made the body
         base_seed = None if seed is None else int(self.np_random.integers(2**31))
@@ -176,6 +176,8 @@ class DynamicsEnv(gym.Env):
         """The body, and what is hidden written above it; None without "rgb_array"."""
         if self.render_mode is None:
             return None
+        if self.parameters is None:
+            raise gym.error.ResetNeeded("render(): no episode is running; call reset() first")
         values = "   ".join(f"{k} {v:.2f}" for k, v in zip(PARAMETERS, self.parameters))
         return with_caption(self.base.render(), f"hidden: {values}")
 

@@ -25,6 +25,11 @@ def check_count(name, value):
         raise ValueError(f"{name}={value!r} is not a count; use an integer >= 1")
 
 
+def check_seed(name, value):
+    if not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{name}={value!r} is not a seed; use an integer >= 0")
+
+
 def check_render_mode(render_mode):
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode={render_mode!r} is unknown; use None or 'rgb_array'")

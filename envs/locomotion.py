@@ -24,7 +24,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.bases import METADATA, UNBOUNDED, finite_box, make_base, with_caption
-from envs.lanes import check_count, check_render_mode
+from envs.lanes import check_count, check_render_mode, check_seed
 
 
 class LocomotionTrial(gym.Env):
@@ -41,7 +41,8 @@ class LocomotionTrial(gym.Env):
         oracle: show the task.
         render_mode: None or "rgb_array".
 
-    `reset(options={"task": ...})` sets the task instead of drawing it.
+    `reset(options={"task": ...})` sets the task instead of drawing it; ValueError if it is not a
+    vector within `task_low` and `task_high`.
     """
 
     metadata = METADATA
@@ -89,9 +90,10 @@ class LocomotionTrial(gym.Env):
         task = (options or {}).get("task")
         task = self.draw_task(seed) if task is None else task
         self.task = np.array(task, np.float32).reshape(-1)
-        if self.task.shape != np.shape(self.task_low):
+        if self.task.shape != np.shape(self.task_low) or not (
+                (self.task_low <= self.task) & (self.task <= self.task_high)).all():
             raise ValueError(f"task={task!r}: {type(self).__name__} has {len(self.task_low)} "
-                             "hidden number(s)")
+                             f"hidden number(s), {self.task_low} to {self.task_high}")
         # TRAP: not base.reset(seed=seed). Both generators would draw the same numbers, and the
         # start of the body would betray the task.
         base_seed = None if seed is None else int(self.np_random.integers(2**31))
@@ -175,6 +177,7 @@ class CheetahVelEnv(Cheetah):
     def __init__(self, *, split="train", task_seed=0, **kwargs):
         if split not in ("train", "heldout"):
             raise ValueError(f"split={split!r} is unknown; use 'train' or 'heldout'")
+        check_seed("task_seed", task_seed)
         super().__init__(**kwargs)
         speeds = 3 * (np.arange(120) + np.random.default_rng(task_seed).random(120)) / 120
         held_out = np.arange(120) % 6 == 2

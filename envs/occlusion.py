@@ -11,8 +11,9 @@
 
 One observation is no longer a state: velocities must be had from successive positions (-P),
 positions must be had by summing velocities up (-V, harder: errors pile up and the start is
-unknown). Dynamics, reward, and termination are the base environment's. The BLT bodies are the ones
-that the paper ran; their scores and those of the MuJoCo bodies do not compare.
+unknown). Dynamics, reward, and termination are the base environment's (for PyBullet's first
+episode see the TRAP below). The BLT bodies are the ones that the paper ran; their scores and those
+of the MuJoCo bodies do not compare.
 
 Source: Ni, Eysenbach, Salakhutdinov, "Recurrent Model-Free RL Can Be a Strong Baseline for Many
 POMDPs", ICML 2022; the idea is Meng, Gorbet, Kulic, "Memory-based Deep RL for POMDPs", IROS 2021.
@@ -102,6 +103,9 @@ class OccludedEnv(gym.Env):
             # TRAP: its first episode pays another first reward than all later ones, because the
             # floor becomes one of the parts of the body at the second reset.
             self.base.reset(seed=0)
+            # TRAP: it turns the camera of a window, which is not there, and PyBullet looks for that
+            # in the first world that was ever made: an error if it has been closed.
+            self.base.unwrapped.camera_adjust = lambda: None
         self.render_mode = render_mode
         scores = REFERENCE_SCORES.get(base_id) or REFERENCE_SCORES[f"{base_id} {view}"]
         self.metadata = {**METADATA, "render_fps": self.base.metadata["render_fps"],
@@ -139,7 +143,3 @@ class OccludedEnv(gym.Env):
 
     def close(self):
         self.base.close()
-        if getattr(self.base.unwrapped, "_p", None):
-            # TRAP: PyBullet's client closes itself once more when it is collected, under a number
-            # that another environment may have got in the meantime: that one would lose its world.
-            self.base.unwrapped._p._client = -1

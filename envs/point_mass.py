@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs.lanes import LanesEnv, LanesVectorEnv, check_count
+from envs.lanes import LanesEnv, LanesVectorEnv, check_count, check_seed
 
 MAX_STEP = 0.1  # displacement per axis and step at action = +-1
 FRAME_SIZE = 300  # pixels, square
@@ -315,8 +315,7 @@ class SemiCircle(PointMassLanes):
     view = (-1.9, -1.2, 3.8)
 
     def __init__(self, *args, task_seed):
-        if not isinstance(task_seed, (int, np.integer)) or task_seed < 0:
-            raise ValueError(f"task_seed={task_seed!r} is not a seed; use an integer >= 0")
+        check_seed("task_seed", task_seed)
         self.task_seed = task_seed
         super().__init__(*args)
 

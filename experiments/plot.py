@@ -87,11 +87,14 @@ def main():
             writer.writeheader()
             writer.writerows(sorted(table, key=lambda r: (r["env_id"], r["group"], r["seed"])))
 
-    # A row of panels for each column; of a single environment all in one row.
+    # A row of panels for each column; of a single column or environment, rows of at most four.
     size = (len(options.columns), len(groups))
-    shape = size if size[1] > 1 else size[::-1]
+    shape = size if min(size) > 1 else (-(-max(size) // 4), min(max(size), 4))
     figure = Figure(figsize=(5.2 * shape[1], 3.8 * shape[0]), layout="constrained")
-    panels = figure.subplots(*shape, squeeze=False).reshape(size)
+    panels = figure.subplots(*shape, squeeze=False).flatten()
+    for axes in panels[size[0] * size[1]:]:
+        axes.remove()  # left over in the last row
+    panels = panels[: size[0] * size[1]].reshape(size)
     labels = {label for lines in groups.values() for label in lines}
     colour = {label: f"C{i}" for i, label in enumerate(sorted(labels, key=in_order))}
     for row, column in enumerate(options.columns):

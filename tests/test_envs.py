@@ -487,6 +487,8 @@ def test_occlusion_hides_entries_and_changes_nothing_else(env_id, oracle):
         import pybullet_envs_gymnasium  # noqa: F401
     base = gym.make(kwargs["base_id"], max_episode_steps=limit,
                     **BASE_KWARGS.get(kwargs["base_id"], {}))
+    if "Bullet" in kwargs["base_id"]:
+        base.reset(seed=0)  # the TRAP in occlusion.py
     kept = KEPT[kwargs["base_id"]][kwargs["view"]]
     kept = list(range(base.observation_space.shape[0])) if oracle else kept
     for seed in range(3):
