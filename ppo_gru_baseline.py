@@ -147,10 +147,10 @@ class Args:
     max_grad_norm: float = 0.5
     """the gradient is scaled down to this norm"""
     learning_rate: float = 1e-3
-    """Adam's step size"""
+    """Adam's learning rate"""
     anneal_lr: float = 1.0
-    """share of the run, 0 to 1, in which the step size falls linearly to 0, at the end; 0: it
-    stays"""
+    """last share of the run, 0 to 1, in which the learning rate falls linearly to 0; 0: it
+    is constant"""
     norm_obs: bool = True
     """shift and scale observations to mean 0, variance 1 of all seen so far, cut at -10 and 10"""
     norm_reward: bool = True
@@ -313,7 +313,7 @@ class Episodes(NamedTuple):
     success: np.ndarray | None  # (n,) ever inside the goal
 
     @property
-    def rewards(self):  # (T+1, n), 0 behind the end
+    def rewards(self):  # (T+1, n), row t: r_{t-1}; 0 behind the end
         return self.rows["prev_reward"] * (np.arange(len(self.rows))[:, None] <= self.n_steps)
 
     @property
@@ -487,7 +487,7 @@ class Head(nn.Module):
     def __init__(self, n_memory, n_x, hidden_sizes, n_out):
         super().__init__()
         self.of_memory = nn.Linear(n_memory, hidden_sizes[0]) if n_memory else None
-        self.of_x = nn.Linear(n_x, hidden_sizes[0], bias=n_memory == 0)
+        self.of_x = nn.Linear(n_x, hidden_sizes[0], bias=n_memory == 0)  # one bias is enough
         layers = [nn.ReLU(inplace=True)]
         for a, b in zip(hidden_sizes, hidden_sizes[1:]):
             layers += [nn.Linear(a, b), nn.ReLU(inplace=True)]
@@ -875,8 +875,8 @@ def train(args):
         new_steps = int(segment.mask.sum())
         # The agent learns from it.
         if args.anneal_lr:
-            still = (args.total_timesteps - env_step) / args.total_timesteps  # from 1 to 0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, still / args.anneal_lr)
+            left = (args.total_timesteps - env_step) / args.total_timesteps  # from 1 to 0
+            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, left / args.anneal_lr)
         scalars = list(update(agent, optimizer, segment, args, rng))
         # One row of numbers: means over the round.
         env_step, n_updates = env_step + new_steps, n_updates + len(scalars)

@@ -5,7 +5,7 @@
     python rmf_sac_discrete_pixels.py --env-id DelayedCatch5-v0 --policy markov-actor
 
 The agent perceives, remembers, acts:   o_t, a_{t-1}, r_{t-1}  ->  h_t  ->  a_t  ->  r_t, o_{t+1}
-Actor and critic each own an eye and a memory: h_t (actor), c_t (critic), k_t (target of the
+Actor and critic each own a CNN and a memory: h_t (actor), c_t (critic), k_t (target of the
 critic). With finitely many actions nothing need be sampled: pi(.) and Q(., a) for all a at once.
 
   (1) V_t = sum_a pi(a | h_t, o_t) [min_i Q_i'(k_t, o_t, a) - alpha log pi(a | h_t, o_t)]
@@ -14,19 +14,20 @@ critic). With finitely many actions nothing need be sampled: pi(.) and Q(., a) f
   (4) J_pi    = mean_t  sum_a pi(a | h_t, o_t) [alpha log pi(a | h_t, o_t) - min_i Q_i(c_t, o_t, a)]
   (5) J_alpha = mean_t  log_alpha (entropy_t - target entropy)
 
-Shapes, time first: T steps of a sequence, B sequences, O observation (a picture is flat until an
-eye looks at it), A actions (one-hot), H memory.
+Shapes, time first: T steps of a sequence, B sequences, O observation (a picture is flat until the
+CNN unfolds it), A actions (one-hot), H memory.
 
 Discrete SAC: Christodoulou 2019. Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a
 Strong Baseline for Many POMDPs (ICML 2022). What differs from the authors' code (each is marked
 DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
-  - a picture and what the eye makes of it start at the scale of 1 (--no-scaled-eye: off);
+  - a picture and what the CNN makes of it start at the scale of 1 (--no-scaled-cnn: off);
   - vectors, too, are embedded once per network, for the memory and for the shortcut around it.
 `--paper` runs the published recipe of an environment; docs/rmf_sac_discrete_pixels.md tells the
-rest. In a minute: the eye is `make_eye`, the memory `Memory`, the target `td_targets`, one gradient
-step `update`, the whole course of things `train`. `# TRY:` marks lines that are good to change.
+rest. In a minute: the CNN is `make_obs_encoder`, the memory `Memory`, the target `td_targets`, one
+gradient step `update`, the whole course of things `train`. `# TRY:` marks lines that are good to
+change.
 """
 
 import copy
@@ -87,7 +88,7 @@ PRESETS = {
         anneal_alpha=True),
 }
 # --paper: the published recipe, for all environments and then by family.
-PAPER = dict(tau=0.005, rewarded_fraction=0.0, scaled_eye=False)
+PAPER = dict(tau=0.005, rewarded_fraction=0.0, scaled_cnn=False)
 PAPER_PRESETS = {
     "DelayedCatch": dict(
         total_timesteps=2_500_000, num_envs=1, eval_interval=13_950, learning_starts=1_395,
@@ -168,8 +169,8 @@ class Args:
     """hidden layers of the actor's head and of each critic head"""
     embeddings: tuple[int, int, int] = (100, 8, 8)
     """widths of the layers that embed observation, action and reward"""
-    scaled_eye: bool = True
-    """pictures, and what the eye makes of them, start with a mean square of 1; off: pictures as
+    scaled_cnn: bool = True
+    """pictures, and what the CNN makes of them, start with a mean square of 1; off: pictures as
     they are, layers as torch starts them"""
     context_length: Literal["full"] | int = "full"
     """steps of the sequences that are trained on; full: whole episodes"""
@@ -189,12 +190,12 @@ class Args:
     learning_starts: int = 5_000
     """env steps of uniformly random actions before learning starts"""
     updates_per_step: float = 0.2
-    """gradient updates per env step; the score that counts is reached in hours, not in steps"""
+    """gradient updates per env step; more of them: better after as many steps, slower in minutes"""
     learning_rate: float = 3e-4
-    """Adam's step size for actor, critic and temperature"""
+    """Adam's learning rate for actor, critic and temperature"""
     anneal_lr: float = 0.0
-    """share of the learning, 0 to 1, in which the step size falls linearly to 0, at the end; 0: it
-    stays"""
+    """last share of the learning, 0 to 1, in which the learning rate falls linearly to 0; 0: it
+    is constant"""
     autotune: bool = False
     """learn the temperature alpha, from 1, so that the entropy nears `target_entropy_ratio` ln A"""
     target_entropy_ratio: float = 0.7
@@ -368,7 +369,7 @@ class Episodes(NamedTuple):
     success: np.ndarray | None  # (n,) ever inside the goal
 
     @property
-    def rewards(self):  # (T+1, n), 0 behind the end
+    def rewards(self):  # (T+1, n), row t: r_{t-1}; 0 behind the end
         return self.rows["prev_reward"] * (np.arange(len(self.rows))[:, None] <= self.n_steps)
 
     @property
@@ -498,8 +499,8 @@ class SequenceBuffer:
 # --- NETWORKS -------------------------------------------------------------------------------------
 
 
-def make_eye(env, args):
-    """-> network that embeds observations (N, O): (N, embedding)."""
+def make_obs_encoder(env, args):
+    """-> network that embeds observations (N, O) -> (N, embedding): a CNN for pictures."""
     n_out = args.embeddings[0]
     if not env.is_picture:
         return nn.Sequential(nn.Linear(env.obs_dim, n_out), nn.ReLU())
@@ -510,17 +511,17 @@ def make_eye(env, args):
     else:
         layers = [nn.Conv2d(channels, 8, 2), nn.ReLU(), nn.Conv2d(8, 16, 2), nn.ReLU(),
                   nn.Flatten()]
-    look = nn.Sequential(nn.Unflatten(-1, env.obs_shape), *layers)
-    n_seen = look(torch.zeros(1, env.obs_dim)).shape[1]
-    eye = nn.Sequential(look, nn.Linear(n_seen, n_out))
-    if args.scaled_eye:
+    cnn = nn.Sequential(nn.Unflatten(-1, env.obs_shape), *layers)
+    n_features = cnn(torch.zeros(1, env.obs_dim)).shape[1]
+    encoder = nn.Sequential(cnn, nn.Linear(n_features, n_out))
+    if args.scaled_cnn:
         # DEVIATION: each picture is brought to a mean square of 1, and orthogonal layers keep it
         # so. TRAP: where 2 pixels of 49 are lit, torch's own start leaves of them changes of 0.02,
         # and the critic needs about ten times the updates to find out that they matter.
-        for p in eye.parameters():
+        for p in encoder.parameters():
             nn.init.orthogonal_(p, 2**0.5) if p.ndim > 1 else nn.init.zeros_(p)
-        eye.insert(0, nn.RMSNorm(env.obs_dim, elementwise_affine=False))
-    return eye
+        encoder.insert(0, nn.RMSNorm(env.obs_dim, elementwise_affine=False))
+    return encoder
 
 
 class Memory(nn.Module):
@@ -561,12 +562,12 @@ def make_head(widths, n_out):
 
 
 class Network(nn.Module):
-    """An eye, a memory or none, and heads over both: one number per action from each head. The
-    actor is one with one head (logits), the critic one with two (Q_1 and Q_2)."""
+    """An observation encoder, a memory or none, and heads over both: one number per action from
+    each head. The actor is one with one head (logits), the critic one with two (Q_1 and Q_2)."""
 
     def __init__(self, env, args, recurrent, n_heads):
         super().__init__()
-        self.eye = make_eye(env, args)
+        self.obs_encoder = make_obs_encoder(env, args)
         self.largest = 255.0 if env.obs_dtype == np.uint8 else 1.0  # bytes: seen from 0 to 1
         self.memory = Memory(env.action_dim, args) if recurrent else None
         widths = [args.embeddings[0] + args.rnn_size * recurrent, *args.hidden_sizes]
@@ -575,7 +576,8 @@ class Network(nn.Module):
     def forward(self, obs, prev_action, prev_reward, h=None):
         """(T, B, O), (T, B, A), (T, B) -> a list of (T, B, A), one per head; the last memory."""
         T, B = prev_reward.shape
-        x = self.eye(obs.flatten(0, 1) / self.largest).unflatten(0, (T, B))  # (T, B, embedding)
+        x = self.obs_encoder(obs.flatten(0, 1) / self.largest)  # (T*B, embedding)
+        x = x.unflatten(0, (T, B))
         if self.memory:
             out, h = self.memory(x, prev_action, prev_reward, h)
             # The shortcut: heads see o_t directly, too. DEVIATION: as with pictures, vectors are
@@ -878,10 +880,11 @@ def train(args):
         tracker = wandb.init(project="recurrent-model-free-rl", name=folder.name, id=folder.name,
                              dir=folder, config=asdict(args), mode=args.wandb_mode, resume="allow")
     n_parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
-    eye = " -> ".join(str(m).replace("_features", "") for m in agent.actor.eye.modules()
-                      if isinstance(m, (nn.Conv2d, nn.Linear)))
+    encoder = " -> ".join(str(m).replace("_features", "")
+                          for m in agent.actor.obs_encoder.modules()
+                          if isinstance(m, (nn.Conv2d, nn.Linear)))
     print(f"{args.env_id}: obs {env.obs_shape}, {env.action_dim} actions; {args.policy} agent on "
-          f"{device}, {n_parameters:,} parameters\neye: {eye}\n"
+          f"{device}, {n_parameters:,} parameters\nobservation encoder: {encoder}\n"
           f"run folder: {folder}", flush=True)
     result, score, time_left, stop = {}, "-", "-", []
 
@@ -933,11 +936,11 @@ def train(args):
         buffer.add(episodes)
         new_steps = int(episodes.n_steps.sum())
         # The agent learns from the buffer.
-        still = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
-        if args.anneal_lr and learning:  # `still` falls from 1 to 0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, still / args.anneal_lr)
+        left = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
+        if args.anneal_lr and learning:  # `left` falls from 1 to 0
+            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, left / args.anneal_lr)
         if args.anneal_alpha and learning and not args.autotune:
-            agent.log_alpha.data.fill_(np.log(args.alpha * still))
+            agent.log_alpha.data.fill_(np.log(args.alpha * left))
         owed += args.updates_per_step * new_steps * learning
         scalars = []
         for _ in range(int(owed)):

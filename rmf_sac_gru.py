@@ -197,12 +197,12 @@ class Args:
     learning_starts: int = 5_000
     """env steps of uniformly random actions before learning starts"""
     updates_per_step: float = 0.2
-    """gradient updates per env step; the score that counts is reached in hours, not in steps"""
+    """gradient updates per env step; more of them: better after as many steps, slower in minutes"""
     learning_rate: float = 3e-4
-    """Adam's step size for actor, critic and temperature"""
+    """Adam's learning rate for actor, critic and temperature"""
     anneal_lr: float = 0.0
-    """share of the learning, 0 to 1, in which the step size falls linearly to 0, at the end; 0: it
-    stays"""
+    """last share of the learning, 0 to 1, in which the learning rate falls linearly to 0; 0: it
+    is constant"""
     autotune: bool = True
     """learn the temperature alpha, from 1, so that the entropy stays near -A"""
     alpha: float = 0.1
@@ -352,7 +352,7 @@ class POMDP:
         action = action.reshape(self.n, *self.action_space.shape)
         obs, reward, terminated, truncated, info = self.envs.step(action)
         # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
-        # A step inside the goal is terminal in the authors' code, although the episode goes on.
+        # A step inside the goal is terminal, as in the authors' code, although the episode goes on.
         goal = np.asarray(info.get("is_goal", np.zeros(self.n)), bool)
         success = info.get("is_goal", info.get("is_success"))
         return (self._see(obs), reward.astype(np.float32), terminated | goal,
@@ -368,7 +368,7 @@ class Episodes(NamedTuple):
     success: np.ndarray | None  # (n,) ever inside the goal
 
     @property
-    def rewards(self):  # (T+1, n), 0 behind the end
+    def rewards(self):  # (T+1, n), row t: r_{t-1}; 0 behind the end
         return self.rows["prev_reward"] * (np.arange(len(self.rows))[:, None] <= self.n_steps)
 
     @property
@@ -501,7 +501,8 @@ class SequenceBuffer:
 class GRUSteps(torch.autograd.Function):
     """SPEED: nn.GRU's recurrence, with a backward pass written by hand: what does not depend on
     the gradient of the next step is computed for all steps at once. The same numbers as nn.GRU
-    (tests/test_networks.py); an update takes 109 ms, not 141 (experiments/bench_update.py)."""
+    (tests/test_networks.py); at the authors' sizes an update takes 109 ms in place of 141
+    (experiments/bench_update.py)."""
 
     @staticmethod
     def forward(ctx, x_gates, h0, weight, bias):
@@ -581,7 +582,7 @@ class Head(nn.Module):
     def __init__(self, n_memory, n_x, hidden_sizes, n_out):
         super().__init__()
         self.of_memory = nn.Linear(n_memory, hidden_sizes[0]) if n_memory else None
-        self.of_x = nn.Linear(n_x, hidden_sizes[0], bias=n_memory == 0)
+        self.of_x = nn.Linear(n_x, hidden_sizes[0], bias=n_memory == 0)  # one bias is enough
         layers = [nn.ReLU(inplace=True)]
         for a, b in zip(hidden_sizes, hidden_sizes[1:]):
             layers += [nn.Linear(a, b), nn.ReLU(inplace=True)]
@@ -637,18 +638,19 @@ class Critic(nn.Module):
         self.qf1, self.qf2 = (Head(args.rnn_size * recurrent, n_embedding, args.hidden_sizes, 1)
                               for _ in range(2))
 
-    def recall(self, c):
+    def project(self, c):
         """c (..., H) -> what it adds to the first layer of both heads; (None, None) without."""
         return [None if c is None else qf.of_memory(c) for qf in (self.qf1, self.qf2)]
 
-    def forward(self, memories, obs, action):
-        """memories: recall(c); obs (..., O), action (..., A) -> two values (...)."""
+    def forward(self, projected, obs, action):
+        """projected: project(c); obs (..., O), action (..., A) -> two values (...)."""
         x = F.relu(self.embed(torch.cat([obs, action], -1)))
-        return [qf(m, x).squeeze(-1) for qf, m in zip((self.qf1, self.qf2), memories)]
+        return [qf(m, x).squeeze(-1) for qf, m in zip((self.qf1, self.qf2), projected)]
 
 
 class Agent(nn.Module):
-    """All that is learnt. SHARED ENCODER: `actor_trains` is what the actor's loss may change."""
+    """All that is learnt. SHARED ENCODER: what the actor's loss may change is said by the list
+    `actor_trains` and by two `.detach()` in `update`."""
 
     def __init__(self, obs_dim, action_dim, args):
         super().__init__()
@@ -743,22 +745,22 @@ def update(agent, optimizer, batch, args):
         h = h.detach() if args.shared_encoder == "critic-only" else h
         k = target.encoder(*perceived)[0][1:]  # (T, B, H), memory of the step that follows
         c = c[:-1]  # (T, B, H)
-    memories = critic.recall(c)
+    projected = critic.project(c)
     action, log_prob = actor.sample(h, batch.obs)  # (T+1, B, A), (T+1, B)
     alpha = agent.log_alpha.detach().exp()
 
     # The critic.
     with torch.no_grad():
-        q1, q2 = target(target.recall(k), batch.obs[1:], action[1:])
+        q1, q2 = target(target.project(k), batch.obs[1:], action[1:])
         next_value = torch.minimum(q1, q2) - alpha * log_prob[1:]  # Eq. (1)
         y = td_targets(batch, next_value, args)
-    q_loss, scalars = critic_loss(*critic(memories, batch.obs[:-1], batch.action), y, mask)
+    q_loss, scalars = critic_loss(*critic(projected, batch.obs[:-1], batch.action), y, mask)
 
     # The actor: its loss takes the critic's memory as given, since the new action enters after it.
     # TRAP: "published" sharing lets this loss train the critic, too: Q rises without bound.
     if c is not None and not args.shared_encoder.startswith("published"):
-        memories = [m.detach() for m in memories]
-    q1, q2 = critic(memories, batch.obs[:-1], action[:-1])
+        projected = [p.detach() for p in projected]
+    q1, q2 = critic(projected, batch.obs[:-1], action[:-1])
     pi_loss, actor_scalars = actor_loss(q1, q2, log_prob[:-1], alpha, mask)
 
     # Gradients: each loss reaches only the parameters that it is meant to train.
@@ -1010,11 +1012,11 @@ def train(args):
         buffer.add(episodes)
         new_steps = int(episodes.n_steps.sum())
         # The agent learns from the buffer.
-        still = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
-        if args.anneal_lr and learning:  # `still` falls from 1 to 0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, still / args.anneal_lr)
+        left = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
+        if args.anneal_lr and learning:  # `left` falls from 1 to 0
+            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, left / args.anneal_lr)
         if args.anneal_alpha and learning and not args.autotune:
-            agent.log_alpha.data.fill_(np.log(args.alpha * still))
+            agent.log_alpha.data.fill_(np.log(args.alpha * left))
         owed += args.updates_per_step * new_steps * learning
         scalars = []
         for _ in range(int(owed)):

@@ -1,10 +1,10 @@
 """Can the critic see? Train it alone on random play, then ask it what it has counted.
 
-    python experiments/critic_on_random_play.py                             # --scaled-eye
-    python experiments/critic_on_random_play.py --eye torch                 # as torch starts it
-    python experiments/critic_on_random_play.py --eye torch --times 8       # brighter pictures
-    python experiments/critic_on_random_play.py --eye orthogonal            # another start
-    python experiments/critic_on_random_play.py --eye orthogonal --layer-norm
+    python experiments/critic_on_random_play.py                             # --scaled-cnn
+    python experiments/critic_on_random_play.py --cnn torch                 # as torch starts it
+    python experiments/critic_on_random_play.py --cnn torch --times 8       # brighter pictures
+    python experiments/critic_on_random_play.py --cnn orthogonal            # another start
+    python experiments/critic_on_random_play.py --cnn orthogonal --layer-norm
 
 Delayed-Catch pays all caught fruits in the last step, so the return of a game is in what the memory
 has counted. Random play makes an easy lesson of it: no policy changes, every game is a fair sample.
@@ -27,17 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rmf_sac_discrete_pixels as script  # noqa: E402
 
 
-def change_eye(network, options):
-    """Make of the scaled eye the one that is asked for, and put what is asked for around it."""
-    eye = network.eye
-    if options.eye == "torch":
-        for layer in eye.modules():
+def change_encoder(network, options):
+    """Make of the scaled CNN the one that is asked for, and put what is asked for around it."""
+    encoder = network.obs_encoder
+    if options.cnn == "torch":
+        for layer in encoder.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 layer.reset_parameters()
-    if options.eye != "scaled":
-        del eye[0]  # the scale of the picture
+    if options.cnn != "scaled":
+        del encoder[0]  # the scale of the picture
     if options.layer_norm:
-        eye.append(nn.LayerNorm(eye[-1].out_features))
+        encoder.append(nn.LayerNorm(encoder[-1].out_features))
     network.largest /= options.times
 
 
@@ -63,9 +63,9 @@ def random_action(rng, env):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--env-id", default="DelayedCatch-v0", help="any number of fruits")
-    parser.add_argument("--eye", choices=("scaled", "torch", "orthogonal"), default="scaled")
+    parser.add_argument("--cnn", choices=("scaled", "torch", "orthogonal"), default="scaled")
     parser.add_argument("--times", type=float, default=1.0, help="pictures are so much brighter")
-    parser.add_argument("--layer-norm", action="store_true", help="behind the eye")
+    parser.add_argument("--layer-norm", action="store_true", help="behind the CNN")
     parser.add_argument("--updates", type=int, default=750)
     parser.add_argument("--episodes", type=int, default=800, help="random games to learn from")
     parser.add_argument("--seed", type=int, default=1)
@@ -77,7 +77,7 @@ def main():
     args = script.parse_args(["--env-id", options.env_id, "--seed", str(options.seed)])
     env, new_games = script.POMDP(args, args.num_envs), script.POMDP(args, 100)
     critic = script.Network(env, args, recurrent=True, n_heads=2)
-    change_eye(critic, options)
+    change_encoder(critic, options)
     target = script.copy.deepcopy(critic).requires_grad_(False)
     optimizer = torch.optim.Adam(critic.parameters(), args.learning_rate, fused=True)
 
@@ -88,7 +88,7 @@ def main():
                                    int(rng.integers(2**31))))
         batch = buffer.sample(args.batch_size, "full", 0, rng, "cpu")
         with torch.no_grad():
-            embedded = critic.eye(batch.obs.flatten(0, 1) / critic.largest)
+            embedded = critic.obs_encoder(batch.obs.flatten(0, 1) / critic.largest)
         print(f"embeddings differ by {embedded.std(0).mean():.3f} from state to state", flush=True)
         started = time.monotonic()
         for n_updates in range(options.updates + 1):

@@ -80,29 +80,29 @@ def test_a_million_steps_of_key_to_door_take_less_than_a_gigabyte():
     ("PictureLarge-v0", ["Conv2d(3, 32, k8 s4)", "Conv2d(32, 64, k4 s2)", "Conv2d(64, 64, k3 s1)",
                          "1280"]),
     ("CartPole-V-v0", ["2"])])
-def test_the_eye_is_chosen_by_the_size_of_the_picture(env_id, layers):
+def test_the_encoder_is_chosen_by_the_size_of_the_picture(env_id, layers):
     env = make_env(env_id)
-    eye = script.make_eye(env, script.Args(embeddings=(100, 8, 8)))
+    encoder = script.make_obs_encoder(env, script.Args(embeddings=(100, 8, 8)))
     seen = [f"Conv2d({m.in_channels}, {m.out_channels}, k{m.kernel_size[0]} s{m.stride[0]})"
             if isinstance(m, torch.nn.Conv2d) else str(m.in_features)
-            for m in eye.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+            for m in encoder.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
     assert seen == layers
     obs = torch.as_tensor(env.reset(seed=0), dtype=torch.float32)
-    assert eye(obs).shape == (2, 100)
+    assert encoder(obs).shape == (2, 100)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_what_a_fruit_changes_in_the_eye_does_not_get_lost(scaled):
+def test_what_a_fruit_changes_in_the_embedding_does_not_get_lost(scaled):
     """Two of 49 pixels are lit. Scaled, moving them moves what the memory is fed by about as much
     as a standard normal input would; as torch starts the layers it is a fiftieth of that."""
     torch.manual_seed(0)
     env, rng = make_env("DelayedCatch5-v0", 500), np.random.default_rng(0)
-    eye = script.make_eye(env, script.Args(scaled_eye=scaled))
+    encoder = script.make_obs_encoder(env, script.Args(scaled_cnn=scaled))
     rows = script.play(env, lambda *_: (np.eye(3)[rng.integers(3, size=500)], None), seed=0).rows
     obs = torch.tensor(rows["obs"][:-1].copy()).flatten(0, 1)
-    change = eye(obs).std(0).mean()
+    change = encoder(obs).std(0).mean()
     assert 0.5 < change < 2 if scaled else change < 0.05
-    assert torch.allclose(eye(obs * 0.1), eye(obs), atol=1e-3) == scaled  # a faint picture
+    assert torch.allclose(encoder(obs * 0.1), encoder(obs), atol=1e-3) == scaled  # a faint picture
 
 
 @pytest.mark.parametrize("dtype, largest", [(np.uint8, 255), (np.float32, 1)])
@@ -111,9 +111,9 @@ def test_bytes_are_divided_by_255_and_other_pictures_are_not(dtype, largest):
     for is_picture in (True, False):
         env = SimpleNamespace(is_picture=is_picture, obs_dim=48, action_dim=2, obs_dtype=dtype,
                               obs_shape=(3, 4, 4) if is_picture else (48,))
-        args = script.Args(scaled_eye=False)  # a scaled eye sees no difference
+        args = script.Args(scaled_cnn=False)  # a scaled CNN sees no difference
         network, obs = script.Network(env, args, False, 1), torch.rand(1, 2, 48) * 255
-        expected = network.heads[0](network.eye(obs[0] / largest))
+        expected = network.heads[0](network.obs_encoder(obs[0] / largest))
         (out,), _ = network(obs, torch.zeros(1, 2, 2), torch.zeros(1, 2))
         torch.testing.assert_close(out[0], expected)
 

@@ -149,7 +149,7 @@ def test_the_critics_values_are_two_and_depend_on_memory_observation_and_action(
     c, obs, action = torch.randn(5, 4, 8), torch.randn(5, 4, 3), torch.randn(5, 4, 2)
 
     def values(c, obs, action):
-        return torch.stack(critic(critic.recall(c), obs, action))  # (2, T, B)
+        return torch.stack(critic(critic.project(c), obs, action))  # (2, T, B)
 
     before = values(c, obs, action)
     assert before.shape == (2, 5, 4) and not torch.allclose(before[0], before[1])
