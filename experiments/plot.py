@@ -7,16 +7,17 @@
 
 Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
 to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
-`script`; runs that differ in anything else are refused. In the legend: the number of seeds. Prints
-the last values, one row per group; `--table` writes the last evaluations, one row per run. Folders
-without a checkpoint are passed over.
+`script`; runs that differ in anything else are refused. The legend leaves out what most runs of the
+picture have in common, and says how many seeds there are. Prints
+the last values, one row per group. `--table` writes the last evaluation of each run, `--curves` all
+of them. Folders without a checkpoint are passed over.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import gymnasium as gym
@@ -34,7 +35,8 @@ THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "wandb_mode",
 
 
 def load(folder, columns):
-    """-> arguments of the run, a pair (env steps, values), (n,) each, for each column, last row."""
+    """-> arguments of the run, a pair (env steps, values), (n,) each, for each column, evaluations.
+    """
     config = json.loads((folder / "config.json").read_text())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -45,7 +47,8 @@ def load(folder, columns):
     curves = [np.array([(float(row["env_step"]), float(row[c])) for row in rows if row[c]]
                        ).reshape(-1, 2).T for c in columns]
     args = config["args"] | {"script": Path(config["script"]).stem}
-    return args, curves, rows[-1] | {"git": config["git_commit"][:7]}
+    git = {"git": config["git_commit"][:7]}
+    return args, curves, [row | git for row in rows if row["eval/return_mean"]]
 
 
 def main():
@@ -54,38 +57,44 @@ def main():
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--by", default="policy", help="what tells groups apart: a,b,c")
     parser.add_argument("--table", type=Path, help="write a row per run to this CSV file")
+    parser.add_argument("--curves", type=Path, help="write a row per evaluation to this CSV file")
     parser.add_argument("--columns", type=lambda text: text.split(","),
                         default=["eval/return_mean"],
                         help="columns a,b,c of metrics.csv: a row of panels for each")
     options = parser.parse_args()
 
     groups = defaultdict(dict)  # env id -> label -> list of (seed, curve of each column)
-    table, recipes = [], {}
+    table, evaluations, recipes, parts_of_runs = [], [], {}, []
     for folder in options.folders:
         if not (folder / "checkpoint.pt").exists():
             continue
-        args, curves, last = load(folder, options.columns)
-        label = ", ".join(str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}"
-                          for k in options.by.split(",") if k in args)
+        args, curves, rows = load(folder, options.columns)
+        parts = {k: str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}"
+                 for k in options.by.split(",") if k in args}
+        label = ", ".join(parts.values())
+        parts_of_runs.append((label, parts))
         groups[args["env_id"]].setdefault(label, []).append((args["seed"], curves))
         first = recipes.setdefault((args["env_id"], label), args)
         differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k)]
         if differs:
             sys.exit(f"error: {folder}: not the same as other runs of '{label}' in "
                      f"{', '.join(differs)}; add it to --by, or leave the run out")
-        table.append({"env_id": args["env_id"], "group": label, "seed": args["seed"]} | {
-            k: last[k] for k in ("env_step", "charts/updates", "eval/return_mean",
-                                 "eval/return_std", "eval/success_rate", "seconds", "git")})
+        evaluations += [{"env_id": args["env_id"], "group": label, "seed": args["seed"]} | {
+            k: row[k] for k in ("env_step", "charts/updates", "eval/return_mean",
+                                "eval/return_std", "eval/success_rate", "seconds", "git")}
+            for row in rows]
+        table.append(evaluations[-1])
     if not table:
         sys.exit(f"error: {options.folders[0]}: no run with a checkpoint; name run folders")
     for key in options.by.split(","):
         if not any(key in args for args in recipes.values()):
             sys.exit(f"error: --by {key}: no run has such an argument")
-    if options.table:
-        with options.table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(sorted(table, key=lambda r: (r["env_id"], r["group"], r["seed"])))
+    for path, rows in ((options.table, table), (options.curves, evaluations)):
+        if path:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()  # the sort keeps the order of a run's evaluations
+                writer.writerows(sorted(rows, key=lambda r: (r["env_id"], r["group"], r["seed"])))
 
     # A row of panels for each column; of a single column or environment, rows of at most four.
     size = (len(options.columns), len(groups))
@@ -97,9 +106,10 @@ def main():
     panels = panels[: size[0] * size[1]].reshape(size)
     labels = {label for lines in groups.values() for label in lines}
     colour = {label: f"C{i}" for i, label in enumerate(sorted(labels, key=in_order))}
+    short = shorten(parts_of_runs)
     for row, column in enumerate(options.columns):
         for axes, (env_id, lines) in zip(panels[row], groups.items()):
-            draw(axes, env_id, lines, row, column, colour)
+            draw(axes, env_id, lines, row, column, colour, short)
             if column.startswith("grads/"):
                 axes.set_yscale("log")
     figure.savefig(options.picture, dpi=110)
@@ -109,14 +119,26 @@ def in_order(label):
     return len(label), label  # context_length 5 before 16
 
 
-def draw(axes, env_id, lines, row, column, colour):
+def shorten(parts_of_runs):
+    """Pairs of (label, its parts by argument), one per run -> {label: the same without the parts
+    that most of the runs have in common}."""
+    count = Counter(part for _, parts in parts_of_runs for part in parts.values())
+    most = len(parts_of_runs) / 2
+    short = {label: ", ".join(part for key, part in parts.items()
+                              if key in SPEAK_FOR_THEMSELVES or count[part] <= most)
+             for label, parts in parts_of_runs}
+    return {label: name or label for label, name in short.items()}
+
+
+def draw(axes, env_id, lines, row, column, colour, short):
     """One panel: the curves number `row` of all groups of an environment."""
     for label, runs in sorted(lines.items(), key=lambda line: in_order(line[0])):
         runs = [(seed, *curves[row]) for seed, curves in sorted(runs, key=lambda run: run[0])]
         grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
         grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
         values = np.stack([np.interp(grid, steps, v) for _, steps, v in runs])  # (seeds, n)
-        axes.plot(grid, values.mean(0), color=colour[label], label=f"{label} ({len(runs)})")
+        axes.plot(grid, values.mean(0), color=colour[label],
+                  label=f"{short[label]} ({len(runs)} seed{'s' * (len(runs) > 1)})")
         axes.fill_between(grid, values.min(0), values.max(0), color=colour[label], alpha=0.2, lw=0)
         last = {seed: v[-1] for seed, _, v in runs}
         print(f"{env_id:16} {label:28} {column:16} mean {np.mean(list(last.values())):9.2f}  "
