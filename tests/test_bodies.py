@@ -1,7 +1,9 @@
 """What is true of the MuJoCo environments: trials of bodies, changed dynamics, occlusion."""
 
 import functools
+import re
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +13,7 @@ import envs  # noqa: F401  (registers the ids)
 import rmf_sac_gru as rmf
 from envs.dynamics import OUTER, TASKS, DynamicsEnv
 from envs.locomotion import AntDirEnv, CheetahDirEnv, CheetahVelEnv, HumanoidDirEnv
+from envs.occlusion import KEPT
 
 TRIALS = {"CheetahVel-v0": CheetahVelEnv, "CheetahDir-v0": CheetahDirEnv,
           "AntDir-v0": AntDirEnv, "HumanoidDir-v0": HumanoidDirEnv}
@@ -403,8 +406,6 @@ def test_positions_are_qpos_and_velocities_are_qvel(body, view, expected):
     ("Ant", [0, 1, 2, 6, 7, *range(8, 23, 2), *range(24, 28)], [3, 4, 5, *range(9, 24, 2)]),
 ])
 def test_pybullet_entries_are_the_papers(body, positions, velocities):
-    from envs.occlusion import KEPT
-
     assert KEPT[f"{body}BulletEnv-v0"] == {"P": positions, "V": velocities}
 
 
@@ -454,3 +455,18 @@ def test_a_picture_shows_the_body_and_says_what_is_hidden(env_id):
     changed = np.argwhere((frame != bare).any(-1))
     assert 0 < len(changed) and changed[:, 0].max() < 40  # the line of text at the top
     assert gym.make(env_id).unwrapped.render() is None
+
+
+def test_every_body_has_its_picture_in_the_docs():
+    from experiments.draw_envs import STRIPS
+
+    def family(env_id):
+        return re.sub(r"(-[PVDRE])?-v0$", "", env_id)
+
+    ours = {family(i) for i, spec in gym.registry.items()
+            if str(spec.entry_point).startswith(("envs.locomotion", "envs.dynamics"))
+            or KEPT.keys() & {spec.kwargs.get("base_id")}}
+    ours -= {"Pendulum", "CartPole", "LunarLander"}
+    assert ours == {family(i) for strip in STRIPS.values() for i, _, _ in strip}
+    page = (Path(__file__).parent.parent / "docs/environments.md").read_text()
+    assert all(f"images/{name}.png" in page for name in STRIPS)
