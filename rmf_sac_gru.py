@@ -463,14 +463,22 @@ class SequenceBuffer:
         first_row = np.cumsum(self.n_steps + 1) - (self.n_steps + 1)
         age = np.cumsum(self.n_steps[::-1])[::-1]  # steps since the episode began
         young = age <= max(self.size, self.n_steps[-1])
-        self.index = np.stack([first_row, self.n_steps, self.rewarded], 1)[young]  # (episodes, 3)
+        end, terminal = first_row + self.n_steps, self.rows["terminal"]
+        fell = terminal[end] > terminal[end - 1]  # terminal at its end, and not before in a goal
+        index = np.stack([first_row, self.n_steps, self.rewarded, fell], 1)  # (episodes, 4)
+        self.index = index[young]
 
     def sample(self, batch_size, context_length, rewarded_fraction, rng, device):
-        """Draw sequences, each from inside one episode, every possible start equally likely; a
-        `rewarded_fraction` of them from episodes that hold a reward, if there are any."""
+        """Draw sequences, each from inside one episode, every possible start equally likely, but
+        for the last one before a terminal end; a `rewarded_fraction` of them from episodes that
+        hold a reward, if there are any."""
         L = 10**9 if context_length == "full" else context_length
-        first_row, n_steps, rewarded = self.index.T
-        n_starts = np.maximum(1, n_steps - L + 1)
+        first_row, n_steps, rewarded, fell = self.index.T
+        last_start = np.maximum(0, n_steps - L)
+        # DEVIATION: a window that ends in a terminal step is drawn L times as often as others.
+        # TRAP: no other window holds that step, while those before it are in up to L windows each.
+        # Drawn like any other, it tells Q too rarely that a fall is the end.
+        n_starts = 1 + last_start + (L - 1) * fell * (context_length != "full")
         # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
         # rare, nearly every batch lacks it then; where every episode has some, it is the same.
         n_rewarded = round(rewarded_fraction * batch_size) if rewarded.any() else 0
@@ -478,7 +486,7 @@ class SequenceBuffer:
             np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
             for weight, n in ((n_starts * rewarded, n_rewarded),
                               (n_starts, batch_size - n_rewarded))])
-        start = rng.integers(n_starts[episode])
+        start = np.minimum(rng.integers(n_starts[episode]), last_start[episode])
         n = n_steps[episode]
         T = min(L, n.max())
         t = start + np.arange(T + 1)[:, None]  # (T+1, B)

@@ -78,15 +78,35 @@ def test_sampling_leaves_the_stored_rows_as_they_are(make_buffer):
 
 
 @pytest.mark.parametrize("context, n_starts", [(4, (1, 1, 4, 9)), ("full", (1, 1, 1, 1))])
-def test_every_start_is_equally_likely(make_buffer, context, n_starts):
+def test_every_start_is_equally_likely_and_the_last_one_before_a_fall_l_times_so(
+        make_buffer, context, n_starts):
     buffer = make_buffer()
-    buffer.add(episodes(0, (1, 3, 7, 12)))
+    buffer.add(episodes(0, (1, 3, 7, 12)))  # number 0 and 2 end in a terminal step
     starts, counts = np.unique(
         sample(buffer, 6000, context).obs[0].numpy(), axis=0, return_counts=True)
     assert starts.tolist() == [[i, t] for i, n in enumerate(n_starts) for t in range(n)]
-    expected = 6000 / len(counts)
+    weight = [4 if context == 4 and i % 2 == 0 and t == n - 1 else 1
+              for i, n in enumerate(n_starts) for t in range(n)]
+    expected = 6000 * np.array(weight) / sum(weight)
     chi2 = ((counts - expected) ** 2 / expected).sum()
     assert chi2 < 3 * len(counts)  # expectation: len(counts) - 1
+
+
+def test_a_terminal_step_is_drawn_as_often_as_a_step_in_the_middle(make_buffer):
+    """Of an episode of 300 steps with windows of 64; otherwise it would be a 64th of that."""
+    buffer = make_buffer()
+    buffer.add(episodes(0, [300]))
+    batch = sample(buffer, 20_000, 64)
+    count = np.bincount(batch.obs[1:, :, 1].int().flatten().numpy(), minlength=301)
+    assert count[300] == batch.terminal.sum() == pytest.approx(count[150], rel=0.1)
+
+
+def test_staying_in_a_goal_until_the_time_is_over_is_not_a_fall(make_buffer):
+    buffer, stays = make_buffer(), episodes(0, [30])
+    stays.rows["terminal"][20:] = True  # every step inside a goal is terminal
+    buffer.add(stays)
+    count = np.bincount(sample(buffer, 5000, 10).obs[0, :, 1].int().numpy())
+    assert len(count) == 21 and count[20] == pytest.approx(5000 / 21, rel=0.3)
 
 
 def test_rewarded_fraction_is_the_share_that_is_drawn_from_rewarded_episodes(make_buffer):
