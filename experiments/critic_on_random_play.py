@@ -4,7 +4,7 @@
     python experiments/critic_on_random_play.py --cnn torch                 # as torch starts it
     python experiments/critic_on_random_play.py --cnn torch --times 8       # brighter pictures
     python experiments/critic_on_random_play.py --cnn orthogonal            # another start
-    python experiments/critic_on_random_play.py --cnn orthogonal --layer-norm
+    python experiments/critic_on_random_play.py --cnn orthogonal --layer-norm --freeze-biases
 
 Delayed-Catch pays all caught fruits in the last step, so the return of a game is in what the memory
 has counted. Random play makes an easy lesson of it: no policy changes, every game is a fair sample.
@@ -38,6 +38,8 @@ def change_encoder(network, options):
         del encoder[0]  # the scale of the picture
     if options.layer_norm:
         encoder.append(nn.LayerNorm(encoder[-1].out_features))
+    for p in encoder.parameters():
+        p.requires_grad_(p.ndim > 1 or not options.freeze_biases)
     network.largest /= options.times
 
 
@@ -66,6 +68,7 @@ def main():
     parser.add_argument("--cnn", choices=("scaled", "torch", "orthogonal"), default="scaled")
     parser.add_argument("--times", type=float, default=1.0, help="pictures are so much brighter")
     parser.add_argument("--layer-norm", action="store_true", help="behind the CNN")
+    parser.add_argument("--freeze-biases", action="store_true", help="do not train those of the CNN")
     parser.add_argument("--updates", type=int, default=750)
     parser.add_argument("--episodes", type=int, default=800, help="random games to learn from")
     parser.add_argument("--seed", type=int, default=1)
