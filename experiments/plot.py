@@ -31,7 +31,7 @@ import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
 SPEAK_FOR_THEMSELVES = {"policy", "script", "algo", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "wandb_mode", "capture_video",
-                "torch_threads", "cuda"}
+                "torch_threads", "cuda", "eval_interval"}
 
 
 def load(folder, columns):
@@ -75,7 +75,7 @@ def main():
         parts_of_runs.append((label, parts))
         groups[args["env_id"]].setdefault(label, []).append((args["seed"], curves))
         first = recipes.setdefault((args["env_id"], label), args)
-        differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k)]
+        differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k, args[k])]
         if differs:
             sys.exit(f"error: {folder}: not the same as other runs of '{label}' in "
                      f"{', '.join(differs)}; add it to --by, or leave the run out")
