@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--cnn", choices=("scaled", "torch", "orthogonal"), default="scaled")
     parser.add_argument("--times", type=float, default=1.0, help="pictures are so much brighter")
     parser.add_argument("--layer-norm", action="store_true", help="behind the CNN")
-    parser.add_argument("--freeze-biases", action="store_true", help="do not train those of the CNN")
+    parser.add_argument("--freeze-biases", action="store_true", help="train none in the CNN")
     parser.add_argument("--updates", type=int, default=750)
     parser.add_argument("--episodes", type=int, default=800, help="random games to learn from")
     parser.add_argument("--seed", type=int, default=1)

@@ -144,7 +144,11 @@ def draw(axes, env_id, lines, row, column, colour, short):
         print(f"{env_id:16} {label:28} {column:16} mean {np.mean(list(last.values())):9.2f}  "
               "by seed: " + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
     if column == "eval/return_mean":
-        scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
+        try:
+            scores = gym.make_vec(env_id, num_envs=1).metadata.get("reference_scores", {})
+        except gym.error.DependencyNotInstalled as error:
+            print(f"{env_id}: drawn without reference scores: {error}", file=sys.stderr)
+            scores = {}
         by_score = sorted(scores.items(), key=lambda item: item[1])
         for i, (name, score) in enumerate(by_score):  # neighbours are named at opposite ends
             axes.axhline(score, color="0.6", ls=":", lw=1)
