@@ -22,6 +22,7 @@ Strong Baseline for Many POMDPs (ICML 2022). What differs from the authors' code
 DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
+  - a window that ends in a terminal step is drawn more often (not with --context-length full);
   - a picture and what the CNN makes of it start at the scale of 1 (--no-scaled-cnn: off);
   - vectors, too, are embedded once per network, for the memory and for the shortcut around it.
 `--paper` runs the published recipe of an environment; docs/rmf_sac_discrete_pixels.md tells the
