@@ -1,6 +1,7 @@
 """What is true of the grid runner: what is finished is kept, what broke goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,11 +164,32 @@ def test_a_picture_does_not_mix_unlike_runs(tiny_run, tmp_path):
             str(folder), str(tmp_path)]
     out = subprocess.run(plot, cwd=ROOT, capture_output=True, text=True)
     assert out.returncode != 0 and "gamma" in out.stderr and "--by" in out.stderr
-    table = tmp_path / "table.csv"
-    out = subprocess.run([*plot, "--by", "gamma", "--table", str(table)], cwd=ROOT,
-                         capture_output=True, text=True)
+    table, curves = tmp_path / "table.csv", tmp_path / "curves.csv"
+    out = subprocess.run([*plot, "--by", "gamma", "--table", str(table), "--curves", str(curves)],
+                         cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 0 and (tmp_path / "picture.png").stat().st_size > 1000
-    assert len(table.read_text().splitlines()) == 3
+    last, evaluations = (path.read_text().splitlines() for path in (table, curves))
+    assert len(last) == 3 and len(evaluations) == 1 + 2 * 5  # after 0, 100, 200, 300, 320 steps
+    assert [evaluations[0], evaluations[5], evaluations[10]] == last
+
+
+def test_a_legend_leaves_out_what_most_runs_share():
+    from experiments.plot import shorten
+
+    runs = [("recurrent, lam 0.9", {"policy": "recurrent", "lam": "lam 0.9"})] * 3
+    runs += [("recurrent, lam 0", {"policy": "recurrent", "lam": "lam 0"})]
+    assert shorten(runs) == {"recurrent, lam 0.9": "recurrent",
+                             "recurrent, lam 0": "recurrent, lam 0"}
+
+
+def test_q_is_put_beside_the_rewards_that_followed(tiny_run, tmp_path):
+    """An episode of Pendulum-V cut after 10 steps; --gamma 0: what follows is the reward alone."""
+    folder = rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path), "--gamma", "0"])
+    out = subprocess.run([sys.executable, "experiments/q_against_returns.py", str(folder)],
+                         cwd=ROOT, capture_output=True, text=True)
+    total, steps = re.search(r"return (\S+), (\S+) steps", out.stdout).groups()
+    followed = re.search(r"all steps .* followed +(\S+)", out.stdout)[1]
+    assert float(steps) == 10 and float(followed) == pytest.approx(float(total) / 10, abs=0.06)
 
 
 @pytest.mark.parametrize("flags, named", [
