@@ -4,13 +4,15 @@
     python experiments/plot.py picture.png --by shared_encoder runs/Pendulum-V-v0__*
     python experiments/plot.py picture.png --by script,algo --table table.csv runs/lessons/*/*
     python experiments/plot.py picture.png --columns eval/return_mean,grads/critic_rnn runs/*
+    python experiments/plot.py picture.png experiments/results/curves/td_lambda.csv
 
 Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
 to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
-`script`; runs that differ in anything else are refused. The legend leaves out what most runs of the
-picture have in common, and says how many seeds there are. Prints
-the last values, one row per group. `--table` writes the last evaluation of each run, `--curves` all
-of them. Folders without a checkpoint are passed over.
+`script`; runs that differ in anything else are refused. The legend leaves out
+what most runs of the picture have in common, and says how many seeds there are. Prints the last
+values, one row per group. `--table` writes the last evaluation of each run, `--curves` all of them;
+such a file can stand in place of the folders it was made from (only for eval/ columns, grouped as
+it is), or beside others. Folders without a checkpoint are passed over.
 """
 
 import argparse
@@ -32,11 +34,18 @@ SPEAK_FOR_THEMSELVES = {"policy", "script", "algo", "shared_encoder"}  # in a le
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "wandb_mode", "capture_video",
                 "torch_threads", "cuda", "eval_interval"}
+EVALUATION = ("env_step", "charts/updates", "eval/return_mean", "eval/return_std",
+              "eval/success_rate", "seconds", "git")  # columns of --table and --curves
 
 
-def load(folder, columns):
-    """-> arguments of the run, a pair (env steps, values), (n,) each, for each column, evaluations.
-    """
+def curve(rows, column):
+    """-> env steps and values, (2, n), of the rows that hold a number in that column."""
+    return np.array([(float(row["env_step"]), float(row[column])) for row in rows
+                     if row.get(column)]).reshape(-1, 2).T
+
+
+def load_run(folder, columns):
+    """-> arguments of the run, the curve of each column, the rows with an evaluation."""
     config = json.loads((folder / "config.json").read_text())
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -44,17 +53,28 @@ def load(folder, columns):
         if not any(row.get(c) for row in rows):
             sys.exit(f"error: --columns {c}: no such numbers in {folder}; its columns are "
                      f"{', '.join(k for k in rows[-1] if rows[-1][k])}")
-    curves = [np.array([(float(row["env_step"]), float(row[c])) for row in rows if row[c]]
-                       ).reshape(-1, 2).T for c in columns]
     args = config["args"] | {"script": Path(config["script"]).stem}
     git = {"git": config["git_commit"][:7]}
+    curves = [curve(rows, c) for c in columns]
     return args, curves, [row | git for row in rows if row["eval/return_mean"]]
+
+
+def load_curves(path, columns):
+    """A file that --curves wrote -> {(env id, label, seed): (curve of each column, its rows)}."""
+    runs = defaultdict(list)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            runs[row["env_id"], row["group"], int(row["seed"])].append(row)
+    for c in columns:
+        if not any(row.get(c) for rows in runs.values() for row in rows):
+            sys.exit(f"error: --columns {c}: no such numbers in {path}; name run folders")
+    return {key: ([curve(rows, c) for c in columns], rows) for key, rows in runs.items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("picture", type=Path)
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or files of --curves")
     parser.add_argument("--by", default="policy", help="what tells groups apart: a,b,c")
     parser.add_argument("--table", type=Path, help="write a row per run to this CSV file")
     parser.add_argument("--curves", type=Path, help="write a row per evaluation to this CSV file")
@@ -63,38 +83,39 @@ def main():
                         help="columns a,b,c of metrics.csv: a row of panels for each")
     options = parser.parse_args()
 
-    groups = defaultdict(dict)  # env id -> label -> list of (seed, curve of each column)
-    table, evaluations, recipes, parts_of_runs = [], [], {}, []
-    for folder in options.folders:
-        if not (folder / "checkpoint.pt").exists():
+    runs, recipes = {}, {}  # (env id, label, seed) -> curve of each column, its evaluations
+    for path in options.runs:
+        if path.suffix == ".csv":
+            runs |= load_curves(path, options.columns)
             continue
-        args, curves, rows = load(folder, options.columns)
-        parts = {k: str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}"
-                 for k in options.by.split(",") if k in args}
-        label = ", ".join(parts.values())
-        parts_of_runs.append((label, parts))
-        groups[args["env_id"]].setdefault(label, []).append((args["seed"], curves))
+        if not (path / "checkpoint.pt").exists():
+            continue
+        args, curves, rows = load_run(path, options.columns)
+        label = ", ".join(
+            str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}".replace(", ", ",")
+            for k in options.by.split(",") if k in args)
         first = recipes.setdefault((args["env_id"], label), args)
         differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k, args[k])]
         if differs:
-            sys.exit(f"error: {folder}: not the same as other runs of '{label}' in "
+            sys.exit(f"error: {path}: not the same as other runs of '{label}' in "
                      f"{', '.join(differs)}; add it to --by, or leave the run out")
-        evaluations += [{"env_id": args["env_id"], "group": label, "seed": args["seed"]} | {
-            k: row[k] for k in ("env_step", "charts/updates", "eval/return_mean",
-                                "eval/return_std", "eval/success_rate", "seconds", "git")}
-            for row in rows]
-        table.append(evaluations[-1])
-    if not table:
-        sys.exit(f"error: {options.folders[0]}: no run with a checkpoint; name run folders")
-    for key in options.by.split(","):
+        key = {"env_id": args["env_id"], "group": label, "seed": args["seed"]}
+        runs[tuple(key.values())] = curves, [key | {k: row[k] for k in EVALUATION} for row in rows]
+    if not runs:
+        sys.exit(f"error: {options.runs[0]}: no run with a checkpoint; name run folders")
+    for key in options.by.split(",") if recipes else ():
         if not any(key in args for args in recipes.values()):
             sys.exit(f"error: --by {key}: no run has such an argument")
-    for path, rows in ((options.table, table), (options.curves, evaluations)):
+    for path, part in ((options.table, slice(-1, None)), (options.curves, slice(None))):
         if path:
+            rows = [row for _, (_, rows) in sorted(runs.items()) for row in rows[part]]
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                writer.writeheader()  # the sort keeps the order of a run's evaluations
-                writer.writerows(sorted(rows, key=lambda r: (r["env_id"], r["group"], r["seed"])))
+                writer.writeheader()
+                writer.writerows(rows)
+    groups = defaultdict(lambda: defaultdict(list))  # env id -> label -> list of (seed, curves)
+    for (env_id, label, seed), (curves, _) in runs.items():
+        groups[env_id][label].append((seed, curves))
 
     # A row of panels for each column; of a single column or environment, rows of at most four.
     size = (len(options.columns), len(groups))
@@ -106,7 +127,7 @@ def main():
     panels = panels[: size[0] * size[1]].reshape(size)
     labels = {label for lines in groups.values() for label in lines}
     colour = {label: f"C{i}" for i, label in enumerate(sorted(labels, key=in_order))}
-    short = shorten(parts_of_runs)
+    short = shorten([label for _, label, _ in runs])
     for row, column in enumerate(options.columns):
         for axes, (env_id, lines) in zip(panels[row], groups.items()):
             draw(axes, env_id, lines, row, column, colour, short)
@@ -119,14 +140,13 @@ def in_order(label):
     return len(label), label  # context_length 5 before 16
 
 
-def shorten(parts_of_runs):
-    """Pairs of (label, its parts by argument), one per run -> {label: the same without the parts
-    that most of the runs have in common}."""
-    count = Counter(part for _, parts in parts_of_runs for part in parts.values())
-    most = len(parts_of_runs) / 2
-    short = {label: ", ".join(part for key, part in parts.items()
-                              if key in SPEAK_FOR_THEMSELVES or count[part] <= most)
-             for label, parts in parts_of_runs}
+def shorten(label_of_runs):
+    """The label of each run -> {label: the same without the settings that most runs share}."""
+    count = Counter(part for label in label_of_runs for part in label.split(", "))
+    most = len(label_of_runs) / 2
+    short = {label: ", ".join(part for part in label.split(", ")
+                              if " " not in part or count[part] <= most)
+             for label in label_of_runs}
     return {label: name or label for label, name in short.items()}
 
 

@@ -171,13 +171,17 @@ def test_a_picture_does_not_mix_unlike_runs(tiny_run, tmp_path):
     last, evaluations = (path.read_text().splitlines() for path in (table, curves))
     assert len(last) == 3 and len(evaluations) == 1 + 2 * 5  # after 0, 100, 200, 300, 320 steps
     assert [evaluations[0], evaluations[5], evaluations[10]] == last
+    # The file of --curves in place of the runs: the same file again.
+    again = tmp_path / "again.csv"
+    out = subprocess.run([*plot[:3], str(curves), "--curves", str(again)], cwd=ROOT,
+                         capture_output=True, text=True)
+    assert out.returncode == 0 and again.read_text() == curves.read_text()
 
 
 def test_a_legend_leaves_out_what_most_runs_share():
     from experiments.plot import shorten
 
-    runs = [("recurrent, lam 0.9", {"policy": "recurrent", "lam": "lam 0.9"})] * 3
-    runs += [("recurrent, lam 0", {"policy": "recurrent", "lam": "lam 0"})]
+    runs = ["recurrent, lam 0.9"] * 3 + ["recurrent, lam 0"]
     assert shorten(runs) == {"recurrent, lam 0.9": "recurrent",
                              "recurrent, lam 0": "recurrent, lam 0"}
 
