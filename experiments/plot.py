@@ -8,11 +8,11 @@
 
 Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
 to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
-`script`; runs that differ in anything else are refused. The legend leaves out
-what most runs of the picture have in common, and says how many seeds there are. Prints the last
-values, one row per group. `--table` writes the last evaluation of each run, `--curves` all of them;
-such a file can stand in place of the folders it was made from (only for eval/ columns, grouped as
-it is), or beside others. Folders without a checkpoint are passed over.
+`script`; runs that differ in anything else are refused. The legend leaves out what most runs of
+the picture have in common, and says how many seeds there are. Prints the last values, one row per
+group. `--table` writes the last evaluation of each run, `--curves` all of them; such a file can
+stand in place of the folders it was made from (only for eval/ columns, grouped as it is), or
+beside others. Folders without a checkpoint are passed over.
 """
 
 import argparse
