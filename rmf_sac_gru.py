@@ -19,7 +19,7 @@ Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a Strong Baseline f
 (ICML 2022). What differs from the authors' code (each is marked DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
-  - a window that ends in a terminal step is drawn more often (not with --context-length full);
+  - with --context-length L, windows before a terminal end may be short, so that it is seen as often;
   - random warm-up actions cover the whole action range.
 `--paper` runs the published recipe of an environment; docs/rmf_sac_gru.md tells all the rest.
 
@@ -470,16 +470,17 @@ class SequenceBuffer:
         self.index = index[young]
 
     def sample(self, batch_size, context_length, rewarded_fraction, rng, device):
-        """Draw sequences, each from inside one episode, every possible start equally likely, but
-        for the last one before a terminal end; a `rewarded_fraction` of them from episodes that
-        hold a reward, if there are any."""
-        L = 10**9 if context_length == "full" else context_length
+        """Draw sequences, each from inside one episode, every possible start equally likely; a
+        `rewarded_fraction` of them from episodes that hold a reward, if there are any."""
         first_row, n_steps, rewarded, fell = self.index.T
-        last_start = np.maximum(0, n_steps - L)
-        # DEVIATION: a window that ends in a terminal step is drawn L times as often as others.
-        # TRAP: no other window holds that step, while those before it are in up to L windows each.
-        # Drawn like any other, it tells Q too rarely that a fall is the end.
-        n_starts = 1 + last_start + (L - 1) * fell * (context_length != "full")
+        if context_length == "full":
+            L, n_starts = n_steps.max(), np.ones_like(n_steps)
+        else:
+            # DEVIATION: in an episode that ends in a terminal step, any step may be the start.
+            # TRAP: of windows that are all L steps long only one holds that step, while others are
+            # in L of them: Q is told too rarely that a fall is the end.
+            L = context_length
+            n_starts = np.where(fell, n_steps.clip(L), (n_steps - L + 1).clip(1))
         # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
         # rare, nearly every batch lacks it then; where every episode has some, it is the same.
         n_rewarded = round(rewarded_fraction * batch_size) if rewarded.any() else 0
@@ -487,9 +488,9 @@ class SequenceBuffer:
             np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
             for weight, n in ((n_starts * rewarded, n_rewarded),
                               (n_starts, batch_size - n_rewarded))])
-        start = np.minimum(rng.integers(n_starts[episode]), last_start[episode])
         n = n_steps[episode]
-        T = min(L, n.max())
+        start = rng.integers(n_starts[episode]) * (n > L)  # whole episodes where they are short
+        T = min(L, (n - start).max())
         t = start + np.arange(T + 1)[:, None]  # (T+1, B)
         rows = self.rows[first_row[episode] + np.minimum(t, n)]  # one gather: (T+1, B)
         # A sequence starts with an empty memory and no past, also in the middle of an episode.

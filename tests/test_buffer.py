@@ -77,28 +77,35 @@ def test_sampling_leaves_the_stored_rows_as_they_are(make_buffer):
     assert torch.equal(sample(buffer, context=2).action, first.action)
 
 
-@pytest.mark.parametrize("context, n_starts", [(4, (1, 1, 4, 9)), ("full", (1, 1, 1, 1))])
-def test_every_start_is_equally_likely_and_the_last_one_before_a_fall_l_times_so(
-        make_buffer, context, n_starts):
+@pytest.mark.parametrize("context, weights", [
+    ("full", ([1], [1], [1], [1])),
+    # Of 12 steps cut by time the windows of 4 begin at 0 to 8; of 7 before a fall at 0 to 6.
+    # Whole episodes where they are short; steps that lead to a fall count as much as in long ones.
+    (4, ([4], [1], [1] * 7, [1] * 9))])
+def test_every_start_is_equally_likely(make_buffer, context, weights):
     buffer = make_buffer()
     buffer.add(episodes(0, (1, 3, 7, 12)))  # number 0 and 2 end in a terminal step
     starts, counts = np.unique(
         sample(buffer, 6000, context).obs[0].numpy(), axis=0, return_counts=True)
-    assert starts.tolist() == [[i, t] for i, n in enumerate(n_starts) for t in range(n)]
-    weight = [4 if context == 4 and i % 2 == 0 and t == n - 1 else 1
-              for i, n in enumerate(n_starts) for t in range(n)]
-    expected = 6000 * np.array(weight) / sum(weight)
+    assert starts.tolist() == [[i, t] for i, weight in enumerate(weights)
+                               for t in range(len(weight))]
+    weight = np.concatenate(weights)
+    expected = 6000 * weight / weight.sum()
     chi2 = ((counts - expected) ** 2 / expected).sum()
     assert chi2 < 3 * len(counts)  # expectation: len(counts) - 1
 
 
-def test_a_terminal_step_is_drawn_as_often_as_a_step_in_the_middle(make_buffer):
-    """Of an episode of 300 steps with windows of 64; otherwise it would be a 64th of that."""
+def test_a_terminal_step_is_drawn_like_others_wherever_it_is_in_the_window(make_buffer):
+    """Of an episode of 300 steps with windows of 64, all of which are that long, one in 237 would
+    hold it, at its end: where a memory counts along, it would know when the fall is due."""
     buffer = make_buffer()
     buffer.add(episodes(0, [300]))
     batch = sample(buffer, 20_000, 64)
-    count = np.bincount(batch.obs[1:, :, 1].int().flatten().numpy(), minlength=301)
-    assert count[300] == batch.terminal.sum() == pytest.approx(count[150], rel=0.1)
+    count = np.bincount(batch.obs[1:, :, 1].int()[batch.mask > 0].numpy(), minlength=301)
+    assert count[300] == (batch.terminal * batch.mask).sum() == pytest.approx(count[150], rel=0.1)
+    place = (batch.terminal * batch.mask).sum(1).numpy()  # (64,)
+    chi2 = ((place - place.mean()) ** 2 / place.mean()).sum()
+    assert chi2 < 2 * 64  # expectation: 63
 
 
 def test_staying_in_a_goal_until_the_time_is_over_is_not_a_fall(make_buffer):
