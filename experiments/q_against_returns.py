@@ -6,6 +6,9 @@ Plays `--episodes` held-out episodes with the most likely actions of a run of rm
 prints Q (the smaller of Q_1 and Q_2) and what followed, for all steps, the first ones, and the last
 20 of each episode. What is beyond a time limit is not in the sum, so that near such an end Q is
 rightly larger; after a fall nothing follows. Q also holds the entropy that is to come.
+
+With `--context-length L`, also the Q of the same steps by the number of steps that the memory has
+seen, 1 to L. Where the values differ much, the critic goes by a step's place in the window.
 """
 
 import argparse
@@ -18,6 +21,31 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import rmf_sac_gru as script  # noqa: E402
+
+
+def q_values(critic, rows):
+    """rows (T+1, n), as in `Episodes` -> the smaller Q of steps 0 to T-1, (T, n)."""
+    obs, prev_action, prev_reward = (torch.from_numpy(np.ascontiguousarray(rows[name]))
+                                     for name in ("obs", "prev_action", "prev_reward"))
+    with torch.no_grad():
+        c = critic.encoder(obs, prev_action, prev_reward)[0][:-1] if critic.encoder else None
+        return torch.minimum(*critic(critic.project(c), obs[:-1], prev_action[1:])).numpy()
+
+
+def q_by_place(critic, episodes, L):
+    """-> (steps, L): the Q of a step as the 1st to the L-th of a window. Of each episode only steps
+    with L - 1 before and behind them, the last L + 1 of these."""
+    found = [np.zeros((0, L))]
+    for lane, n in enumerate(episodes.n_steps):
+        first = max(0, n - 3 * L)
+        if n - first < 2 * L:
+            continue
+        start, place = np.arange(first, n - L + 1), np.arange(L + 1)[:, None]
+        rows = episodes.rows[start + place, lane]  # (L+1, windows), a copy
+        rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
+        step = np.arange(first + L - 1, n - L + 1)[:, None]
+        found.append(q_values(critic, rows)[place[:-1].T, step - place[:-1].T - first])
+    return np.concatenate(found)
 
 
 def main():
@@ -33,12 +61,7 @@ def main():
 
     act = functools.partial(agent.act, deterministic=True)
     episodes = script.play(env, act, args.seed + 20_000)  # rows: (T+1, n)
-    obs, prev_action, prev_reward = (torch.from_numpy(np.ascontiguousarray(episodes.rows[name]))
-                                     for name in ("obs", "prev_action", "prev_reward"))
-    critic = agent.critic
-    with torch.no_grad():
-        c = critic.encoder(obs, prev_action, prev_reward)[0][:-1] if critic.encoder else None
-        q = torch.minimum(*critic(critic.project(c), obs[:-1], prev_action[1:])).numpy()  # (T, n)
+    q = q_values(agent.critic, episodes.rows)  # (T, n)
     follows = np.zeros((len(q) + 1, n))  # discounted rewards from step t on; 0 behind the end
     for t in reversed(range(len(q))):
         follows[t] = episodes.rewards[t + 1] + args.gamma * follows[t + 1]
@@ -48,6 +71,12 @@ def main():
     for name, steps in (("all steps", left > 0), ("first step", (t == 0) & (left > 0)),
                         ("last 20 steps", (left > 0) & (left <= 20))):
         print(f"{name:13}  Q {q[steps].mean():7.1f}   followed {follows[steps].mean():7.1f}")
+    if args.context_length != "full" and agent.critic.encoder:
+        by_place = q_by_place(agent.critic, episodes, args.context_length)
+        if len(by_place):
+            print(f"{len(by_place)} steps, Q by how many steps the memory has seen:", ", ".join(
+                f"{p + 1}: {by_place[:, p].mean():.1f}" for p in
+                np.linspace(0, args.context_length - 1, 5).astype(int)))
 
 
 if __name__ == "__main__":

@@ -196,6 +196,24 @@ def test_q_is_put_beside_the_rewards_that_followed(tiny_run, tmp_path):
     assert float(steps) == 10 and float(followed) == pytest.approx(float(total) / 10, abs=0.06)
 
 
+def test_the_q_of_a_step_at_each_place_of_a_window(tiny_run):
+    from experiments.q_against_returns import q_by_place, q_values
+
+    args = rmf.load_config(tiny_run, "folder")
+    env = rmf.POMDP(args, 2)
+    agent = rmf.Agent(env.obs_dim, env.action_dim, args)
+    episodes, L = rmf.play(env, agent.act, seed=0), 3  # 10 steps: 1 to 9 count, of a 3 L
+    by_place = q_by_place(agent.critic, episodes, L)
+    assert by_place.shape == (2 * 5, L)  # steps 3 to 7
+    for lane in range(2):
+        for step in range(3, 8):
+            for place in range(L):
+                rows = episodes.rows[step - place : step + 2, lane : lane + 1].copy()
+                rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
+                expected = q_values(agent.critic, rows)[place, 0]
+                assert by_place[5 * lane + step - 3, place] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("flags, named", [
     ("--columns losses/nothing", "--columns losses/nothing"), ("--by nothing", "--by nothing"),
     ("", "no run with a checkpoint")])
