@@ -480,7 +480,7 @@ class SequenceBuffer:
             # TRAP: of windows that are all L steps long only one holds that step, while others are
             # in L of them: Q is told too rarely that a fall is the end.
             L = context_length
-            n_starts = np.where(fell, n_steps.clip(L), (n_steps - L + 1).clip(1))
+            n_starts = np.where(fell, n_steps, (n_steps - L + 1).clip(1))
         # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
         # rare, nearly every batch lacks it then; where every episode has some, it is the same.
         n_rewarded = round(rewarded_fraction * batch_size) if rewarded.any() else 0
@@ -488,8 +488,7 @@ class SequenceBuffer:
             np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
             for weight, n in ((n_starts * rewarded, n_rewarded),
                               (n_starts, batch_size - n_rewarded))])
-        n = n_steps[episode]
-        start = rng.integers(n_starts[episode]) * (n > L)  # whole episodes where they are short
+        start, n = rng.integers(n_starts[episode]), n_steps[episode]
         T = min(L, (n - start).max())
         t = start + np.arange(T + 1)[:, None]  # (T+1, B)
         rows = self.rows[first_row[episode] + np.minimum(t, n)]  # one gather: (T+1, B)
