@@ -62,9 +62,12 @@ def load_run(folder, columns):
 def load_curves(path, columns):
     """A file that --curves wrote -> {(env id, label, seed): (curve of each column, its rows)}."""
     runs = defaultdict(list)
-    with path.open() as file:
-        for row in csv.DictReader(file):
-            runs[row["env_id"], row["group"], int(row["seed"])].append(row)
+    try:
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                runs[row["env_id"], row["group"], int(row["seed"])].append(row)
+    except (OSError, KeyError):
+        sys.exit(f"error: {path}: not a file that --curves wrote; name one, or run folders")
     for c in columns:
         if not any(row.get(c) for rows in runs.values() for row in rows):
             sys.exit(f"error: --columns {c}: no such numbers in {path}; name run folders")

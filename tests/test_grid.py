@@ -176,6 +176,9 @@ def test_a_picture_does_not_mix_unlike_runs(tiny_run, tmp_path):
     out = subprocess.run([*plot[:3], str(curves), "--curves", str(again)], cwd=ROOT,
                          capture_output=True, text=True)
     assert out.returncode == 0 and again.read_text() == curves.read_text()
+    out = subprocess.run([*plot[:3], str(tiny_run / "metrics.csv")], cwd=ROOT,
+                         capture_output=True, text=True)
+    assert out.returncode != 0 and "metrics.csv: not a file that --curves wrote" in out.stderr
 
 
 def test_a_legend_leaves_out_what_most_runs_share():
