@@ -22,7 +22,7 @@ Strong Baseline for Many POMDPs (ICML 2022). What differs from the authors' code
 DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
-  - with --context-length, windows before a terminal end may be short: it is seen often enough;
+  - with --context-length, windows that reach a terminal end may be short, so that Q learns of it;
   - a picture and what the CNN makes of it start at the scale of 1 (--no-scaled-cnn: off);
   - vectors, too, are embedded once per network, for the memory and for the shortcut around it.
 `--paper` runs the published recipe of an environment; docs/rmf_sac_discrete_pixels.md tells the

@@ -19,7 +19,7 @@ Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a Strong Baseline f
 (ICML 2022). What differs from the authors' code (each is marked DEVIATION where it happens):
   - one forward per network and update: both losses see the networks as they were before the step;
   - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
-  - with --context-length, windows before a terminal end may be short: it is seen often enough;
+  - with --context-length, windows that reach a terminal end may be short, so that Q learns of it;
   - random warm-up actions cover the whole action range.
 `--paper` runs the published recipe of an environment; docs/rmf_sac_gru.md tells all the rest.
 

@@ -34,7 +34,7 @@ def q_values(critic, rows):
 
 def q_by_place(critic, episodes, L):
     """-> (steps, L): the Q of a step as the 1st to the L-th of a window. Of each episode only steps
-    with L - 1 before and behind them, the last L + 1 of these."""
+    with L - 1 before and behind them, the last L + 2 of these."""
     found = [np.zeros((0, L))]
     for lane, n in enumerate(episodes.n_steps):
         first = max(0, n - 3 * L)

@@ -205,9 +205,9 @@ def test_the_q_of_a_step_at_each_place_of_a_window(tiny_run):
     args = rmf.load_config(tiny_run, "folder")
     env = rmf.POMDP(args, 2)
     agent = rmf.Agent(env.obs_dim, env.action_dim, args)
-    episodes, L = rmf.play(env, agent.act, seed=0), 3  # 10 steps: 1 to 9 count, of a 3 L
+    episodes, L = rmf.play(env, agent.act, seed=0), 3  # 10 steps
     by_place = q_by_place(agent.critic, episodes, L)
-    assert by_place.shape == (2 * 5, L)  # steps 3 to 7
+    assert by_place.shape == (2 * 5, L)  # of the last 3 L: steps 3 to 7
     for lane in range(2):
         for step in range(3, 8):
             for place in range(L):
