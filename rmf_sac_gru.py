@@ -56,9 +56,10 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
     "Wind": dict(
-        total_timesteps=187_500, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.7,
+        total_timesteps=187_500, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.5,
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
-        updates_per_step=1 / 30, learning_rate=1e-3, anneal_lr=0.5, autotune=False, alpha=0.01),
+        updates_per_step=1 / 30, learning_rate=1e-3, anneal_lr=0.5, autotune=False, alpha=0.01,
+        anneal_alpha=True),
     "SemiCircle": dict(
         total_timesteps=432_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
         gamma=0.95, td_lambda=0.5, rnn_size=64, hidden_sizes=(64, 64), batch_size=16,
