@@ -58,7 +58,7 @@ import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchma
 # Environment family -> what it needs that the defaults below do not give. A flag always wins.
 PRESETS = {
     "Wind": dict(
-        total_timesteps=225_000, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.7,
+        total_timesteps=187_500, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.7,
         rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
         updates_per_step=0.04, learning_rate=1e-3, anneal_lr=0.5, exploration_noise=0.3,
         policy_noise=0.1),
