@@ -184,7 +184,7 @@ class Args:
     context_length: Literal["full"] | int = "full"
     """steps of the sequences that are trained on; full: whole episodes"""
     td_lambda: float = 0.0
-    """lambda of the targets, 0 to 1; 0 is the paper's one-step target, 0.5 helps rare rewards"""
+    """lambda of the targets, 0 to 1; 0 is the paper's one-step target, more helps rare rewards"""
     rewarded_fraction: float = 0.5
     """share of each batch, 0 to 1, that is drawn from episodes with any non-zero reward"""
     gamma: float = 0.99
