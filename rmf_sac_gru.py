@@ -78,7 +78,7 @@ DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
 LOCOMOTION = dict(
     total_timesteps=200_000, num_envs=5, eval_interval=10_000, eval_episodes=10, context_length=64,
     rnn_size=64, batch_size=16, learning_starts=10_000, updates_per_step=0.2, learning_rate=1e-3,
-    anneal_lr=0.5)
+    anneal_lr=0.5, tau=0.005)
 PRESETS |= dict.fromkeys(BODIES, LOCOMOTION)
 PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
     eval_interval=50_000, eval_episodes=100, inputs="o"))

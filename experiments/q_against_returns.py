@@ -7,8 +7,8 @@ prints Q (the smaller of Q_1 and Q_2) and what followed, for all steps, the firs
 20 of each episode. What is beyond a time limit is not in the sum, so that near such an end Q is
 rightly larger; after a fall nothing follows. Q also holds the entropy that is to come.
 
-With `--context-length L`, also the Q of the same steps by the number of steps that the memory has
-seen, 1 to L. Where the values differ much, the critic goes by a step's place in the window.
+Of a run with `--context-length L`, also the Q of the same steps by the number of steps that the
+memory has seen, 1 to L. Where they differ much, the critic goes by a step's place in the window.
 """
 
 import argparse
