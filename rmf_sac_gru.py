@@ -508,62 +508,6 @@ class SequenceBuffer:
 # --- NETWORKS -------------------------------------------------------------------------------------
 
 
-class GRUSteps(torch.autograd.Function):
-    """SPEED: nn.GRU's recurrence, with a backward pass written by hand: what does not depend on
-    the gradient of the next step is computed for all steps at once. The same numbers as nn.GRU
-    (tests/test_networks.py); at the authors' sizes an update takes 109 ms in place of 141
-    (experiments/bench_update.py)."""
-
-    @staticmethod
-    def forward(ctx, x_gates, h0, weight, bias):
-        """x_gates (T, B, 3H), what x adds to the gates r, z, n; h0 (B, H) -> h_1..h_T (T, B, H)."""
-        (T, B, _), H = x_gates.shape, weight.shape[1]
-        h, h_n, n = (x_gates.new_empty(steps, B, H) for steps in (T + 1, T, T))
-        rz, x_n = x_gates[..., : 2 * H] + bias[: 2 * H], x_gates[..., 2 * H :]
-        h_gates = x_gates.new_empty(B, 3 * H)
-        h_rz, h_only_n = h_gates.split([2 * H, H], -1)
-        h[0] = h0
-        for h_t, next_h, rz_t, x_n_t, h_n_t, n_t in zip(h, h[1:], rz, x_n, h_n, n):
-            torch.mm(h_t, weight.t(), out=h_gates)
-            rz_t.add_(h_rz).sigmoid_()
-            torch.add(h_only_n, bias[2 * H :], out=h_n_t)
-            torch.addcmul(x_n_t, rz_t[:, :H], h_n_t, out=n_t).tanh_()
-            torch.lerp(n_t, h_t, rz_t[:, H:], out=next_h)  # (1 - z) n + z h
-        ctx.save_for_backward(h, h_n, rz, n, weight)
-        return h[1:]
-
-    @staticmethod
-    def backward(ctx, grad):
-        h, h_n, rz, n, weight = ctx.saved_tensors
-        (T, B, H), (r, z) = n.shape, rz.chunk(2, -1)
-        gates = n.new_empty(T, B, 3, H)
-        by_n = (1 - z) * (1 - n**2)  # d h_t / d gate, for all steps at once
-        by_r, by_z = (rz * (1 - rz)).chunk(2, -1)
-        torch.mul(by_r, by_n * h_n, out=gates[:, :, 0])
-        torch.mul(by_z, h[:-1] - n, out=gates[:, :, 1])
-        torch.mul(by_n, r, out=gates[:, :, 2])
-        dh, following = torch.empty_like(n), torch.zeros_like(h[0])
-        steps = zip(grad, dh, gates, z.contiguous())
-        for grad_t, dh_t, gates_t, z_t in reversed(list(steps)):
-            torch.add(grad_t, following, out=dh_t)
-            gates_t.mul_(dh_t.unsqueeze(1))  # (B, 3, H): now d loss / d gate
-            following = torch.addmm(dh_t * z_t, gates_t.view(B, 3 * H), weight)
-        flat = gates.view(T * B, 3 * H)
-        d_weight, d_bias = flat.t() @ h[:-1].reshape(T * B, H), flat.sum(0)
-        torch.mul(by_n, dh, out=gates[:, :, 2])  # x enters gate n outside of r * (...)
-        return gates.view(T, B, 3 * H), following, d_weight, d_bias
-
-
-class GRU(nn.GRU):
-    def forward(self, x, h=None):
-        if x.is_cuda:
-            return super().forward(x, h)
-        h0 = x.new_zeros(x.shape[1], self.hidden_size) if h is None else h[0]
-        x_gates = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)  # (T, B, 3H)
-        out = GRUSteps.apply(x_gates, h0, self.weight_hh_l0, self.bias_hh_l0)
-        return out, out[-1:]
-
-
 class Encoder(nn.Module):
     """The memory: embeds what is perceived at each step and remembers it in an RNN.
     Acting is the same call with T = 1 and the h of the last step."""
@@ -687,6 +631,64 @@ class Agent(nn.Module):
             out, h = self.actor.encoder(obs, prev_action, prev_reward, h)
         action = self.actor(out, obs)[0].tanh() if deterministic else self.actor.sample(out, obs)[0]
         return action[0].cpu().numpy(), h
+
+
+class GRU(nn.GRU):
+    """nn.GRU of one layer; on a CPU through the faster `GRUSteps`, below."""
+
+    def forward(self, x, h=None):
+        if x.is_cuda:
+            return super().forward(x, h)
+        h0 = x.new_zeros(x.shape[1], self.hidden_size) if h is None else h[0]
+        x_gates = F.linear(x, self.weight_ih_l0, self.bias_ih_l0)  # (T, B, 3H)
+        out = GRUSteps.apply(x_gates, h0, self.weight_hh_l0, self.bias_hh_l0)
+        return out, out[-1:]
+
+
+class GRUSteps(torch.autograd.Function):
+    """SPEED: nn.GRU's recurrence, with a backward pass written by hand: what does not depend on
+    the gradient of the next step is computed for all steps at once. The same numbers as nn.GRU
+    (tests/test_networks.py); at the authors' sizes an update takes 109 ms in place of 141
+    (experiments/bench_update.py)."""
+
+    @staticmethod
+    def forward(ctx, x_gates, h0, weight, bias):
+        """x_gates (T, B, 3H), what x adds to the gates r, z, n; h0 (B, H) -> h_1..h_T (T, B, H)."""
+        (T, B, _), H = x_gates.shape, weight.shape[1]
+        h, h_n, n = (x_gates.new_empty(steps, B, H) for steps in (T + 1, T, T))
+        rz, x_n = x_gates[..., : 2 * H] + bias[: 2 * H], x_gates[..., 2 * H :]
+        h_gates = x_gates.new_empty(B, 3 * H)
+        h_rz, h_only_n = h_gates.split([2 * H, H], -1)
+        h[0] = h0
+        for h_t, next_h, rz_t, x_n_t, h_n_t, n_t in zip(h, h[1:], rz, x_n, h_n, n):
+            torch.mm(h_t, weight.t(), out=h_gates)
+            rz_t.add_(h_rz).sigmoid_()
+            torch.add(h_only_n, bias[2 * H :], out=h_n_t)
+            torch.addcmul(x_n_t, rz_t[:, :H], h_n_t, out=n_t).tanh_()
+            torch.lerp(n_t, h_t, rz_t[:, H:], out=next_h)  # (1 - z) n + z h
+        ctx.save_for_backward(h, h_n, rz, n, weight)
+        return h[1:]
+
+    @staticmethod
+    def backward(ctx, grad):
+        h, h_n, rz, n, weight = ctx.saved_tensors
+        (T, B, H), (r, z) = n.shape, rz.chunk(2, -1)
+        gates = n.new_empty(T, B, 3, H)
+        by_n = (1 - z) * (1 - n**2)  # d h_t / d gate, for all steps at once
+        by_r, by_z = (rz * (1 - rz)).chunk(2, -1)
+        torch.mul(by_r, by_n * h_n, out=gates[:, :, 0])
+        torch.mul(by_z, h[:-1] - n, out=gates[:, :, 1])
+        torch.mul(by_n, r, out=gates[:, :, 2])
+        dh, following = torch.empty_like(n), torch.zeros_like(h[0])
+        steps = zip(grad, dh, gates, z.contiguous())
+        for grad_t, dh_t, gates_t, z_t in reversed(list(steps)):
+            torch.add(grad_t, following, out=dh_t)
+            gates_t.mul_(dh_t.unsqueeze(1))  # (B, 3, H): now d loss / d gate
+            following = torch.addmm(dh_t * z_t, gates_t.view(B, 3 * H), weight)
+        flat = gates.view(T * B, 3 * H)
+        d_weight, d_bias = flat.t() @ h[:-1].reshape(T * B, H), flat.sum(0)
+        torch.mul(by_n, dh, out=gates[:, :, 2])  # x enters gate n outside of r * (...)
+        return gates.view(T, B, 3 * H), following, d_weight, d_bias
 
 
 # --- LOSSES AND UPDATE ----------------------------------------------------------------------------
