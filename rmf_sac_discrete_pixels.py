@@ -182,8 +182,8 @@ class Args:
     gamma: float = 0.99
     """discount, 0 to 1"""
     tau: float = 0.02
-    """step of the target network towards the critic at each update, 0 to 1; the paper's 0.005 is
-    too slow for runs of a few thousand updates"""
+    """step of the target network towards the critic at each update, 0 to 1; for runs of tens of
+    thousands of updates try the paper's 0.005"""
     batch_size: int = 32
     """sequences per update"""
     buffer_size: int = 1_000_000
