@@ -81,7 +81,7 @@ LOCOMOTION = dict(
     anneal_lr=0.5, tau=0.005)
 PRESETS |= dict.fromkeys(BODIES, LOCOMOTION)
 PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
-    eval_interval=50_000, eval_episodes=100, inputs="o"))
+    eval_interval=50_000, eval_episodes=100, inputs="o", tau=0.02))
 PRESETS |= dict.fromkeys(TRIALS, LOCOMOTION | dict(
     total_timesteps=500_000, num_envs=20, eval_interval=40_000, eval_episodes=20, inputs="oar",
     embeddings=(32, 16, 16), learning_starts=40_000, updates_per_step=0.1))
