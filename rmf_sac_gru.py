@@ -78,13 +78,13 @@ DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
 LOCOMOTION = dict(
     total_timesteps=200_000, num_envs=5, eval_interval=10_000, eval_episodes=10, context_length=64,
     rnn_size=64, batch_size=16, learning_starts=10_000, updates_per_step=0.2, learning_rate=1e-3,
-    anneal_lr=0.5, tau=0.005)
-PRESETS |= dict.fromkeys(BODIES, LOCOMOTION)
+    anneal_lr=0.5)
+PRESETS |= dict.fromkeys(BODIES, LOCOMOTION | dict(tau=0.005))
 PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
-    eval_interval=50_000, eval_episodes=100, inputs="o", tau=0.02))
+    eval_interval=50_000, eval_episodes=100, inputs="o"))
 PRESETS |= dict.fromkeys(TRIALS, LOCOMOTION | dict(
     total_timesteps=500_000, num_envs=20, eval_interval=40_000, eval_episodes=20, inputs="oar",
-    embeddings=(32, 16, 16), learning_starts=40_000, updates_per_step=0.1))
+    embeddings=(32, 16, 16), learning_starts=40_000, updates_per_step=0.1, tau=0.005))
 # --paper: the published recipe, for all environments and then by family.
 PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0)
 PAPER_PRESETS = {
