@@ -206,6 +206,9 @@ class Args:
     anneal_lr: float = 0.0
     """last share of the learning, 0 to 1, in which the learning rate falls linearly to 0; 0: it
     is constant"""
+    bf16: bool = False
+    """products of matrices in bfloat16: faster at the sizes of --paper on processors and GPUs that
+    have instructions for it, slower on others; parameters, outputs and losses stay float32"""
     exploration_noise: float = 0.1
     """standard deviation of the noise on the actions played, which span -1 to 1"""
     policy_noise: float = 0.2
@@ -540,6 +543,14 @@ class Encoder(nn.Module):
         return self.rnn(torch.cat(x, -1), h)  # (T, B, embeddings) -> (T, B, H)
 
 
+class OutputLayer(nn.Linear):
+    """The last layer. It works in float32 even with --bf16, whose 8 bits are too coarse for a Q."""
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class Head(nn.Module):
     """MLP over [memory, x]. The first layer's product with the memory is a call of its own: a Q
     needs it once for two actions, the one that was taken and the policy's."""
@@ -551,7 +562,7 @@ class Head(nn.Module):
         layers = [nn.ReLU(inplace=True)]
         for a, b in zip(hidden_sizes, hidden_sizes[1:]):
             layers += [nn.Linear(a, b), nn.ReLU(inplace=True)]
-        self.rest = nn.Sequential(*layers, nn.Linear(hidden_sizes[-1], n_out))
+        self.rest = nn.Sequential(*layers, OutputLayer(hidden_sizes[-1], n_out))
 
     def forward(self, memory, x):
         """memory: of_memory(h), (..., hidden), or None; x (..., n_x) -> (..., n_out)."""
@@ -735,9 +746,11 @@ def update(agent, optimizer, batch, args, n_updates):
         scalars |= actor_scalars
 
     # Gradients: each loss reaches only the parameters that it is meant to train.
-    q_loss.backward(inputs=agent.critic_trains, retain_graph=args.shared_encoder != "separate")
+    with torch.autocast(mask.device.type, enabled=False):  # in the types that the forwards took
+        q_loss.backward(inputs=agent.critic_trains, retain_graph=args.shared_encoder != "separate")
+        if train_actor:
+            pi_loss.backward(inputs=agent.actor_trains)
     if train_actor:
-        pi_loss.backward(inputs=agent.actor_trains)
         scalars["grads/actor_rnn"] = grad_norm(actor.encoder)
     scalars["grads/critic_rnn"] = grad_norm(critic.encoder)
     if args.shared_encoder == "published-clipped":
@@ -988,7 +1001,8 @@ def train(args):
         for _ in range(int(owed)):
             batch = buffer.sample(args.batch_size, args.context_length, args.rewarded_fraction,
                                   rng, device)
-            scalars.append(update(agent, optimizer, batch, args, n_updates + len(scalars)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+                scalars.append(update(agent, optimizer, batch, args, n_updates + len(scalars)))
         # One row of numbers: means over the round.
         env_step, n_updates, owed = env_step + new_steps, n_updates + len(scalars), owed % 1
         steps_per_second = new_steps / (time.monotonic() - round_started)

@@ -55,7 +55,7 @@ def off_policy(script, options):
     sizes = script.PRESETS[family] if options.preset or pixels else RELEASED[family]
     rnn = {"rnn": options.rnn} if options.rnn else {}
     env_id = "HalfCheetah-V-v0" if family == "HalfCheetah" else f"{family}-v0"
-    args = script.Args(env_id=env_id, **sizes | rnn)
+    args = script.Args(env_id=env_id, **sizes | rnn | dict(bf16=options.bf16))
     env, B = script.POMDP(args, 1), args.batch_size
     T, n_obs, A = STEPS[family], env.obs_dim, env.action_dim
     agent = script.Agent(env, args) if pixels else script.Agent(n_obs, A, args)
@@ -65,7 +65,12 @@ def off_policy(script, options):
         torch.randn(T + 1, B, n_obs), torch.rand(T + 1, B, A) * 2 - 1, torch.rand(T + 1, B),
         torch.rand(T, B, A) * 2 - 1, torch.rand(T, B), torch.zeros(T, B), torch.ones(T, B))
     count = [0] if "td3" in script.__name__ else []  # TD3 is told how many updates were made
-    what = (f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}")
+    what = (f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}"
+            f"{', bfloat16' * args.bf16}")
+
+    def update():
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            script.update(agent, optimizer, batch, args, *count)
 
     def watch():
         if hasattr(script, "Encoder"):
@@ -78,7 +83,7 @@ def off_policy(script, options):
         timed(optimizer, "step", "Adam")
         timed(torch, "_foreach_lerp_", "target networks")
 
-    return lambda: script.update(agent, optimizer, batch, args, *count), what, watch
+    return update, what, watch
 
 
 def on_policy(script, options):
@@ -115,6 +120,7 @@ def main():
     parser.add_argument("--preset", action="store_true", help="the sizes of our preset")
     parser.add_argument("--family", default="Wind", choices=("Wind", "SemiCircle", "HalfCheetah"))
     parser.add_argument("--rnn", choices=("gru", "lstm"), help="else the script's own")
+    parser.add_argument("--bf16", action="store_true", help="the scripts' --bf16")
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
