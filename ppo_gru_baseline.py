@@ -27,7 +27,6 @@ In a minute: the memory is `Encoder`, its resets are in `remember`, what is lear
 good to change.
 """
 
-import functools
 import importlib
 import json
 import os
@@ -62,8 +61,7 @@ PRESETS = {
     "SemiCircle": dict(num_envs=80, eval_interval=96_000, eval_episodes=100, inputs="or",
                        num_steps=120),
 }
-DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
-            "CheetahGeneralize")
+DYNAMICS = "HopperRobust WalkerRobust CheetahRobust HopperGeneralize CheetahGeneralize".split()
 PRESETS |= dict.fromkeys(DYNAMICS, dict(eval_interval=100_000, eval_episodes=100, inputs="o"))
 A2C = dict(num_steps=16, update_epochs=1, num_minibatches=1)  # --algo a2c, for all environments
 
@@ -149,33 +147,28 @@ class Args:
     learning_rate: float = 1e-3
     """Adam's learning rate"""
     anneal_lr: float = 1.0
-    """last share of the run, 0 to 1, in which the learning rate falls linearly to 0; 0: it
-    is constant"""
+    """last share of the run, 0 to 1, in which the learning rate falls to 0; 0: constant"""
     norm_obs: bool = True
     """shift and scale observations to mean 0, variance 1 of all seen so far, cut at -10 and 10"""
     norm_reward: bool = True
     """divide rewards by the standard deviation of the discounted return, cut at -10 and 10"""
 
     def __post_init__(self):
-        whole = "num_envs eval_interval eval_episodes total_timesteps torch_threads rnn_size"
-        rules = {name: (lambda x: x >= 1, "a whole number from 1 up")
-                 for name in (whole + " num_steps update_epochs num_minibatches").split()}
-        rules |= {"seed": (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")}
-        rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
-                  for name in ("gamma", "gae_lambda", "anneal_lr")}
-        rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
-                  for name in ("learning_rate", "clip_coef", "max_grad_norm")}
-        rules |= {name: (lambda x: 0 <= x < float("inf"), "a number from 0 up")
-                  for name in ("ent_coef", "vf_coef")}
-        rules |= {name: (lambda x: len(x) > 0 and min(x) >= 1, "widths from 1 up")
-                  for name in ("hidden_sizes", "embeddings")}
-        rules |= {
-            "flicker": (lambda x: 0 <= x < 1, "from 0 up to, but not, 1"),
-            "max_episode_steps": (lambda x: x is None or x >= 1, "None or a number from 1 up"),
-            "observe": (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4")}
-        for name, (holds, rule) in rules.items():
-            if not holds(getattr(self, name)):
-                raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
+        rules = [  # what must hold; in words; of which fields
+            (lambda x: x >= 1, "a whole number from 1 up", "num_envs eval_interval eval_episodes "
+             "total_timesteps torch_threads rnn_size num_steps update_epochs num_minibatches"),
+            (lambda x: x is None or x >= 1, "None or a number from 1 up", "max_episode_steps"),
+            (lambda x: min(x, default=0) >= 1, "widths from 1 up", "hidden_sizes embeddings"),
+            (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31", "seed"),
+            (lambda x: 0 <= x <= 1, "from 0 to 1", "gamma gae_lambda anneal_lr"),
+            (lambda x: 0 <= x < 1, "from 0 up to, but not, 1", "flicker"),
+            (lambda x: 0 < x < np.inf, "a number above 0", "learning_rate clip_coef max_grad_norm"),
+            (lambda x: 0 <= x < np.inf, "a number from 0 up", "ent_coef vf_coef"),
+            (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4", "observe")]
+        for holds, rule, names in rules:
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
 
 
 def flag(name):
@@ -196,7 +189,7 @@ def parse_args(argv=None):
     if args.resume or args.evaluate:
         source = "--resume" if args.resume else "--evaluate"
         saved = load_config(Path(args.resume or args.evaluate), source)
-        args = parse(replace(saved, resume=args.resume, evaluate=args.evaluate))
+        args = parse(saved)
         may_change = {"resume", "evaluate", "track", "wandb_mode", "capture_video"}
         may_change |= {"eval_episodes", "eval_env_ids", "seed"} if args.evaluate else set()
         for name, old in asdict(saved).items():
@@ -282,7 +275,7 @@ class POMDP:
         obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)
         if self.flicker:
             obs = obs * (self.rng.random((self.n, 1)) >= self.flicker)
-        return obs.astype(np.float32)
+        return obs
 
     def reset(self, seed):
         self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
@@ -310,7 +303,7 @@ class Episodes(NamedTuple):
 
     rows: np.ndarray  # (T+1, n) of `row_dtype`
     n_steps: np.ndarray  # (n,)
-    success: np.ndarray | None  # (n,) ever inside the goal
+    success: np.ndarray | None  # (n,) ever in the goal; None: the env knows of none
 
     @property
     def rewards(self):  # (T+1, n), row t: r_{t-1}; 0 behind the end
@@ -481,8 +474,7 @@ class Encoder(nn.Module):
 
 
 class Head(nn.Module):
-    """MLP over [memory, x]. The first layer's product with the memory is a call of its own: a Q
-    needs it once for two actions, the one that was taken and the policy's."""
+    """MLP over [h, x], or over x alone; the first layer has its weights in two parts."""
 
     def __init__(self, n_memory, n_x, hidden_sizes, n_out):
         super().__init__()
@@ -493,13 +485,10 @@ class Head(nn.Module):
             layers += [nn.Linear(a, b), nn.ReLU(inplace=True)]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden_sizes[-1], n_out))
 
-    def forward(self, memory, x):
-        """memory: of_memory(h), (..., hidden), or None; x (..., n_x) -> (..., n_out)."""
-        flat = x.flatten(0, -2)  # (T*B, n_x)
-        if memory is None:
-            first = self.of_x(flat)
-        else:
-            first = torch.addmm(memory.flatten(0, -2), flat, self.of_x.weight.t())
+    def forward(self, h, x):
+        """h (..., H), or None without memory; x (..., n_x) -> (..., n_out)."""
+        of_h = self.of_x.bias if h is None else self.of_memory(h).flatten(0, -2)  # (T*B, hidden)
+        first = torch.addmm(of_h, x.flatten(0, -2), self.of_x.weight.t())
         return self.rest(first).unflatten(0, x.shape[:-1])
 
 
@@ -530,11 +519,10 @@ class Branch(nn.Module):
 
     def forward(self, obs, prev_action, prev_reward, first, h):
         """(T, N, O), (T, N, A), (T, N), (T, N) -> (T, N, n_out), memory after the last row."""
-        memory = None
+        out = None
         if self.encoder:
-            memory, h = remember(self.encoder, obs, prev_action, prev_reward, first, h)
-            memory = self.head.of_memory(memory)
-        return self.head(memory, F.relu(self.embed(obs))), h
+            out, h = remember(self.encoder, obs, prev_action, prev_reward, first, h)
+        return self.head(out, F.relu(self.embed(obs))), h
 
 
 class Agent(nn.Module):
@@ -542,7 +530,7 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim, action_dim, discrete, args):
         super().__init__()
-        self.args, self.discrete = args, discrete
+        self.discrete = discrete
         self.actor = Branch(obs_dim, action_dim, action_dim, args)
         self.critic = Branch(obs_dim, action_dim, 1, args)
         nn.init.orthogonal_(self.actor.head.rest[-1].weight, 0.01)  # all actions alike at first
@@ -657,8 +645,8 @@ def of_lanes(h, lanes):
 
 def evaluate(env, agent, args, frames=None):
     """Play the held-out episodes with deterministic actions, the same ones every time."""
-    act = functools.partial(agent.act, deterministic=True)
-    episodes = play(env, act, args.seed + 10_000, frames)
+    episodes = play(env, lambda *perceived: agent.act(*perceived, deterministic=True),
+                    args.seed + 10_000, frames)
     returns = episodes.returns
     result = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
     result["eval/return_worst10"] = returns[returns <= np.percentile(returns, 10)].mean()
@@ -669,18 +657,17 @@ def evaluate(env, agent, args, frames=None):
 
 def make_eval_envs(args):
     """-> {ending of a column's name: env}: "" for --env-id, "@id" for each of --eval-env-ids."""
-    ids = {"": args.env_id} | {f"@{env_id}": env_id for env_id in args.eval_env_ids}
-    made = {}
-    for ending, env_id in ids.items():
+    made = {"": POMDP(args, args.eval_episodes, "heldout")}
+    for env_id in args.eval_env_ids:
         try:
-            made[ending] = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
+            env = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
         except UsageError as error:
-            name = "--eval-env-ids" if ending else "--env-id"
-            raise UsageError(str(error).replace("--env-id", name)) from error
-        sizes, expected = ((made[e].obs_dim, made[e].action_dim) for e in (ending, ""))
-        if sizes != expected:
-            raise UsageError(f"--eval-env-ids {ending[1:]}: {sizes[0]} observations and {sizes[1]} "
-                             f"actions, but {args.env_id} has {expected[0]} and {expected[1]}")
+            raise UsageError(f"--eval-env-ids {env_id}: {error}") from error
+        made[f"@{env_id}"] = env
+        own, other = (f"{e.obs_dim} observations and {e.action_dim} actions of a "
+                      f"{type(e.envs.single_action_space).__name__}" for e in (made[""], env))
+        if own != other:
+            raise UsageError(f"--eval-env-ids {env_id}: {other}, but {args.env_id} has {own}")
     return made
 
 
@@ -775,9 +762,8 @@ def draw_curve(folder, args, references):
     from matplotlib.figure import Figure
 
     table = np.genfromtxt(folder / "metrics.csv", delimiter=",", skip_header=1, ndmin=2)
-    step, mean, std = (table[:, COLUMNS.index(c)]
-                       for c in ("env_step", "eval/return_mean", "eval/return_std"))
-    step, mean, std = (x[~np.isnan(mean)] for x in (step, mean, std))
+    wanted = [COLUMNS.index(c) for c in ("env_step", "eval/return_mean", "eval/return_std")]
+    step, mean, std = table[~np.isnan(table[:, wanted[1]])][:, wanted].T
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(step, mean, color="C0", label=f"{args.policy}, seed {args.seed}")
@@ -793,8 +779,9 @@ def draw_curve(folder, args, references):
 # --- TRAINING -------------------------------------------------------------------------------------
 
 
-def train(args):
-    """Play, learn, evaluate, until --total-timesteps. Returns the run folder."""
+def train(args, stop=()):
+    """Play, learn, evaluate, until --total-timesteps, or until `stop`, a list, holds anything.
+    Returns the run folder."""
     if args.num_minibatches > args.num_envs:
         raise UsageError(f"--num-minibatches {args.num_minibatches}: a part is whole lanes; must "
                          f"be at most --num-envs {args.num_envs}")
@@ -809,6 +796,8 @@ def train(args):
     saved = load_checkpoint(Path(args.resume), "--resume", agent) if args.resume else None
     if saved and saved["env_step"] >= args.total_timesteps:
         raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
+    if saved and not Path(args.resume, "metrics.csv").is_file():
+        raise UsageError(f"--resume {args.resume}: metrics.csv is missing; start the run again")
     folder = Path(args.resume) if args.resume else new_run_folder(args)
     env_step, n_updates, started = 0, 0, time.monotonic()
     if saved:
@@ -827,14 +816,7 @@ def train(args):
     n_parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
     print(f"{args.env_id}: obs {env.obs_dim}, action {env.action_dim}; {args.policy} agent on "
           f"{device}, {n_parameters:,} parameters\nrun folder: {folder}", flush=True)
-    result, score, time_left, stop = {}, "-", "-", []
-
-    def stop_after_this_round(*_):  # a second Ctrl-C stops at once
-        signal.signal(signal.SIGINT, previous_handler)
-        stop.append(True)
-        print("\nstopping after this round", flush=True)
-
-    previous_handler = signal.signal(signal.SIGINT, stop_after_this_round)
+    result, score, time_left = {}, "-", "-"
 
     def record(row, evaluation_due):
         """Write a row; after an evaluation, or when stopping, also the picture and a checkpoint."""
@@ -882,10 +864,9 @@ def train(args):
         env_step, n_updates = env_step + new_steps, n_updates + len(scalars)
         steps_per_second = max(new_steps, 1) / (time.monotonic() - round_started)
         row = {k: torch.stack([s[k] for s in scalars]).mean().item() for k in scalars[0]}
-        row |= {"charts/SPS": steps_per_second}
+        row["charts/SPS"] = steps_per_second
         if finished:
-            row |= dict(zip(("charts/episodic_return", "charts/episodic_length"),
-                            np.mean(finished, 0)))
+            row["charts/episodic_return"], row["charts/episodic_length"] = np.mean(finished, 0)
         minutes = (args.total_timesteps - env_step) / steps_per_second / 60
         time_left = f"{max(minutes, 0):.1f} min"
         passed = env_step // args.eval_interval > (env_step - new_steps) // args.eval_interval
@@ -905,22 +886,28 @@ def train(args):
 def evaluate_run(args):
     """--evaluate: play the held-out episodes with the checkpoint of a run."""
     torch.set_num_threads(args.torch_threads)
-    folder = Path(args.evaluate)
-    eval_envs = make_eval_envs(args)
+    folder, eval_envs = Path(args.evaluate), make_eval_envs(args)
     env = eval_envs[""]
     agent = Agent(env.obs_dim, env.action_dim, env.discrete, args)
     load_checkpoint(folder, "--evaluate", agent)
-    result = evaluate_all(eval_envs, agent, args)
     if args.capture_video:
         capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
-    report(folder, result)
+    report(folder, evaluate_all(eval_envs, agent, args))
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    on_interrupt = signal.getsignal(signal.SIGINT)  # `train` has its own for a while
+    args, stop = parse_args(argv), []
+    if args.evaluate:
+        return evaluate_run(args)
+
+    def stop_after_this_round(*_):  # a second Ctrl-C stops at once
+        signal.signal(signal.SIGINT, on_interrupt)
+        stop.append(True)
+        print("\nstopping after this round", flush=True)
+
+    on_interrupt = signal.signal(signal.SIGINT, stop_after_this_round)
     try:
-        return evaluate_run(args) if args.evaluate else train(args)
+        return train(args, stop)
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

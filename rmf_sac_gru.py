@@ -28,7 +28,6 @@ course of things `train`. `# TRY:` marks lines that are good to change.
 """
 
 import copy
-import functools
 import importlib
 import json
 import os
@@ -70,15 +69,12 @@ PRESETS = {
         rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
         updates_per_step=0.4, learning_rate=1e-3, anneal_lr=1.0),
 }
-BODIES = ("HalfCheetah", "Hopper", "Walker2d", "Ant",
-          "HalfCheetahBLT", "HopperBLT", "WalkerBLT", "AntBLT")
+BODIES = "HalfCheetah Hopper Walker2d Ant HalfCheetahBLT HopperBLT WalkerBLT AntBLT".split()
 TRIALS = ("CheetahVel", "CheetahDir", "AntDir", "HumanoidDir")
-DYNAMICS = ("HopperRobust", "WalkerRobust", "CheetahRobust", "HopperGeneralize",
-            "CheetahGeneralize")
+DYNAMICS = "HopperRobust WalkerRobust CheetahRobust HopperGeneralize CheetahGeneralize".split()
 LOCOMOTION = dict(
     total_timesteps=200_000, num_envs=5, eval_interval=10_000, eval_episodes=10, context_length=64,
-    rnn_size=64, batch_size=16, learning_starts=10_000, updates_per_step=0.2, learning_rate=1e-3,
-    anneal_lr=0.5)
+    rnn_size=64, batch_size=16, learning_starts=10_000, learning_rate=1e-3, anneal_lr=0.5)
 PRESETS |= dict.fromkeys(BODIES, LOCOMOTION | dict(tau=0.005))
 PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
     eval_interval=50_000, eval_episodes=100, inputs="o"))
@@ -177,9 +173,8 @@ class Args:
     """hidden layers of the actor's head and of each critic head"""
     embeddings: tuple[int, int, int] = (32, 8, 8)
     """widths of the layers that embed observation, action and reward"""
-    shared_encoder: Literal[
-        "separate", "published", "published-clipped", "critic-frozen", "critic-only"
-    ] = "separate"
+    shared_encoder: Literal["separate", "published", "published-clipped", "critic-frozen",
+                            "critic-only"] = "separate"
     """separate memories of actor and critic, or one for both; see SHARED ENCODER in `Agent`"""
     context_length: Literal["full"] | int = "full"
     """steps of the sequences that are trained on; full: whole episodes"""
@@ -203,8 +198,7 @@ class Args:
     learning_rate: float = 3e-4
     """Adam's learning rate for actor, critic and temperature"""
     anneal_lr: float = 0.0
-    """last share of the learning, 0 to 1, in which the learning rate falls linearly to 0; 0: it
-    is constant"""
+    """last share of the learning, 0 to 1, in which the learning rate falls to 0; 0: constant"""
     bf16: bool = False
     """products of matrices in bfloat16: faster at the sizes of --paper on processors and GPUs that
     have instructions for it, slower on others; parameters, outputs and losses stay float32"""
@@ -216,27 +210,25 @@ class Args:
     """with --no-autotune, lower the temperature linearly to 0, from the first update on"""
 
     def __post_init__(self):
-        whole = "num_envs eval_interval eval_episodes total_timesteps torch_threads rnn_size"
-        rules = {name: (lambda x: x >= 1, "a whole number from 1 up")
-                 for name in (whole + " batch_size buffer_size").split()}
-        rules |= {name: (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31")
-                  for name in ("seed", "learning_starts")}
-        rules |= {name: (lambda x: 0 <= x <= 1, "from 0 to 1")
-                  for name in "td_lambda rewarded_fraction gamma tau anneal_lr".split()}
-        rules |= {name: (lambda x: 0 < x < float("inf"), "a number above 0")
-                  for name in ("updates_per_step", "learning_rate", "alpha")}
-        rules |= {name: (lambda x: len(x) > 0 and min(x) >= 1, "widths from 1 up")
-                  for name in ("hidden_sizes", "embeddings")}
-        rules |= {
-            "flicker": (lambda x: 0 <= x < 1, "from 0 up to, but not, 1"),
-            "context_length": (lambda x: x == "full" or x >= 1, "'full' or a number from 1 up"),
-            "max_episode_steps": (lambda x: x is None or x >= 1, "None or a number from 1 up"),
-            "observe": (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4"),
-            "shared_encoder": (lambda x: x == "separate" or self.policy == "recurrent",
-                               f"'separate' with --policy {self.policy}: it has no memory")}
-        for name, (holds, rule) in rules.items():
-            if not holds(getattr(self, name)):
-                raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
+        rules = [  # what must hold; in words; of which fields
+            (lambda x: x >= 1, "a whole number from 1 up", "num_envs eval_interval eval_episodes "
+             "total_timesteps torch_threads rnn_size batch_size buffer_size"),
+            (lambda x: x is None or x >= 1, "None or a number from 1 up", "max_episode_steps"),
+            (lambda x: x == "full" or x >= 1, "'full' or a number from 1 up", "context_length"),
+            (lambda x: min(x, default=0) >= 1, "widths from 1 up", "hidden_sizes embeddings"),
+            (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31",
+             "seed learning_starts"),
+            (lambda x: 0 <= x <= 1, "from 0 to 1",
+             "td_lambda rewarded_fraction gamma tau anneal_lr"),
+            (lambda x: 0 <= x < 1, "from 0 up to, but not, 1", "flicker"),
+            (lambda x: 0 < x < np.inf, "a number above 0", "updates_per_step learning_rate alpha"),
+            (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4", "observe"),
+            (lambda x: x == "separate" or self.policy == "recurrent",
+             f"'separate' with --policy {self.policy}: it has no memory", "shared_encoder")]
+        for holds, rule, names in rules:
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
 
 
 def flag(name):
@@ -257,7 +249,7 @@ def parse_args(argv=None):
     if args.resume or args.evaluate:
         source = "--resume" if args.resume else "--evaluate"
         saved = load_config(Path(args.resume or args.evaluate), source)
-        args = parse(replace(saved, resume=args.resume, evaluate=args.evaluate))
+        args = parse(saved)
         may_change = {"resume", "evaluate", "track", "wandb_mode", "capture_video"}
         may_change |= {"eval_episodes", "eval_env_ids", "seed"} if args.evaluate else set()
         for name, old in asdict(saved).items():
@@ -269,11 +261,12 @@ def parse_args(argv=None):
     if args.paper and family not in PAPER_PRESETS:
         raise UsageError(f"--paper: no published recipe for --env-id {args.env_id}; drop the flag, "
                          f"or use one of {', '.join(PAPER_PRESETS)}")
-    preset = PAPER | PAPER_PRESETS[family] if args.paper else PRESETS.get(family, {})
+    kind, preset = (("paper's recipe", PAPER | PAPER_PRESETS[family]) if args.paper else
+                    ("preset", PRESETS.get(family, {})))
     default = replace(Args(), **preset)
     args = parse(default)
     given = {k: v for k, v in asdict(args).items() if v != getattr(default, k)}
-    for source, values in ((f"preset of {family}", preset), ("flags", given)):
+    for source, values in ((f"{kind} of {family}", preset), ("flags", given)):
         print(f"{source}:", " ".join(f"{k}={v:.4g}" if type(v) is float else f"{k}={v}"
                                      for k, v in values.items()) or "none")
     return args
@@ -343,7 +336,7 @@ class POMDP:
         obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)
         if self.flicker:
             obs = obs * (self.rng.random((self.n, 1)) >= self.flicker)
-        return obs.astype(np.float32)
+        return obs
 
     def reset(self, seed):
         self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
@@ -370,7 +363,7 @@ class Episodes(NamedTuple):
 
     rows: np.ndarray  # (T+1, n) of `row_dtype`
     n_steps: np.ndarray  # (n,)
-    success: np.ndarray | None  # (n,) ever inside the goal
+    success: np.ndarray | None  # (n,) ever in the goal; None: the env knows of none
 
     @property
     def rewards(self):  # (T+1, n), row t: r_{t-1}; 0 behind the end
@@ -441,7 +434,6 @@ class SequenceBuffer:
         self.path, self.size, self.dtype = Path(path), size, row_type
         self.n_steps = np.zeros(0, int)  # steps of each episode, oldest first
         self.rewarded = np.zeros(0, bool)  # has it any non-zero reward?
-        self.path.touch()
 
     def add(self, episodes):
         with self.path.open("ab") as file:
@@ -455,10 +447,11 @@ class SequenceBuffer:
         """Go back to the episodes of a checkpoint: whatever was appended later is cut off."""
         self.n_steps, self.rewarded = n_steps, rewarded
         n_bytes = int((n_steps + 1).sum()) * self.dtype.itemsize
-        if self.path.stat().st_size < n_bytes:
+        if n_bytes > (self.path.stat().st_size if self.path.exists() else 0):
             raise UsageError(f"--resume {self.path.parent}: {self.path.name} is missing or cut; "
                              "start the run again")
-        os.truncate(self.path, n_bytes)
+        if self.path.exists():
+            os.truncate(self.path, n_bytes)
         if n_bytes:
             self._map()
 
@@ -470,8 +463,7 @@ class SequenceBuffer:
         young = age <= max(self.size, self.n_steps[-1])
         end, terminal = first_row + self.n_steps, self.rows["terminal"]
         fell = terminal[end] > terminal[end - 1]  # terminal at its end, and not before in a goal
-        index = np.stack([first_row, self.n_steps, self.rewarded, fell], 1)  # (episodes, 4)
-        self.index = index[young]
+        self.index = np.stack([first_row, self.n_steps, self.rewarded, fell], 1)[young]  # (n, 4)
 
     def sample(self, batch_size, context_length, rewarded_fraction, rng, device):
         """Draw sequences, each from inside one episode, every possible start equally likely; a
@@ -537,12 +529,11 @@ class OutputLayer(nn.Linear):
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 class Head(nn.Module):
-    """MLP over [memory, x]. The first layer's product with the memory is a call of its own: a Q
-    needs it once for two actions, the one that was taken and the policy's."""
+    """MLP over [h, x], or over x alone; the first layer has its weights in two parts."""
 
     def __init__(self, n_memory, n_x, hidden_sizes, n_out):
         super().__init__()
@@ -553,13 +544,10 @@ class Head(nn.Module):
             layers += [nn.Linear(a, b), nn.ReLU(inplace=True)]
         self.rest = nn.Sequential(*layers, OutputLayer(hidden_sizes[-1], n_out))
 
-    def forward(self, memory, x):
-        """memory: of_memory(h), (..., hidden), or None; x (..., n_x) -> (..., n_out)."""
-        flat = x.flatten(0, -2)  # (T*B, n_x)
-        if memory is None:
-            first = self.of_x(flat)
-        else:
-            first = torch.addmm(memory.flatten(0, -2), flat, self.of_x.weight.t())
+    def forward(self, h, x):
+        """h (..., H), or None without memory; x (..., n_x) -> (..., n_out)."""
+        of_h = self.of_x.bias if h is None else self.of_memory(h).flatten(0, -2)  # (T*B, hidden)
+        first = torch.addmm(of_h, x.flatten(0, -2), self.of_x.weight.t())
         return self.rest(first).unflatten(0, x.shape[:-1])
 
 
@@ -576,8 +564,7 @@ class Actor(nn.Module):
 
     def forward(self, h, obs):
         """h (..., H) or None without memory, obs (..., O) -> mean, log std of the Gaussian."""
-        memory = None if h is None else self.head.of_memory(h)
-        mean, log_std = self.head(memory, F.relu(self.embed(obs))).chunk(2, -1)
+        mean, log_std = self.head(h, F.relu(self.embed(obs))).chunk(2, -1)
         return mean, log_std.clamp(-20, 2)
 
     def sample(self, h, obs):
@@ -603,14 +590,10 @@ class Critic(nn.Module):
         self.qf1, self.qf2 = (Head(args.rnn_size * recurrent, n_embedding, args.hidden_sizes, 1)
                               for _ in range(2))
 
-    def project(self, c):
-        """c (..., H) -> what it adds to the first layer of both heads; (None, None) without."""
-        return [None if c is None else qf.of_memory(c) for qf in (self.qf1, self.qf2)]
-
-    def forward(self, projected, obs, action):
-        """projected: project(c); obs (..., O), action (..., A) -> two values (...)."""
+    def forward(self, c, obs, action):
+        """c (..., H) or None without memory, obs (..., O), action (..., A) -> two values (...)."""
         x = F.relu(self.embed(torch.cat([obs, action], -1)))
-        return [qf(m, x).squeeze(-1) for qf, m in zip((self.qf1, self.qf2), projected)]
+        return [qf(c, x).squeeze(-1) for qf in (self.qf1, self.qf2)]
 
 
 class Agent(nn.Module):
@@ -619,7 +602,6 @@ class Agent(nn.Module):
 
     def __init__(self, obs_dim, action_dim, args):
         super().__init__()
-        self.args = args
         self.actor, self.critic = (net(obs_dim, action_dim, args) for net in (Actor, Critic))
         if args.shared_encoder != "separate":
             self.actor.encoder = self.critic.encoder
@@ -769,22 +751,21 @@ def update(agent, optimizer, batch, args):
         h = h.detach() if args.shared_encoder == "critic-only" else h
         k = target.encoder(*perceived)[0][1:]  # (T, B, H), memory of the step that follows
         c = c[:-1]  # (T, B, H)
-    projected = critic.project(c)
     action, log_prob = actor.sample(h, batch.obs)  # (T+1, B, A), (T+1, B)
     alpha = agent.log_alpha.detach().exp()
 
     # The critic.
     with torch.no_grad():
-        q1, q2 = target(target.project(k), batch.obs[1:], action[1:])
+        q1, q2 = target(k, batch.obs[1:], action[1:])
         next_value = torch.minimum(q1, q2) - alpha * log_prob[1:]  # Eq. (1)
         y = td_targets(batch, next_value, args)
-    q_loss, scalars = critic_loss(*critic(projected, batch.obs[:-1], batch.action), y, mask)
+    q_loss, scalars = critic_loss(*critic(c, batch.obs[:-1], batch.action), y, mask)
 
     # The actor: its loss takes the critic's memory as given, since the new action enters after it.
     # TRAP: "published" sharing lets this loss train the critic, too: Q rises without bound.
     if c is not None and not args.shared_encoder.startswith("published"):
-        projected = [p.detach() for p in projected]
-    q1, q2 = critic(projected, batch.obs[:-1], action[:-1])
+        c = c.detach()
+    q1, q2 = critic(c, batch.obs[:-1], action[:-1])
     pi_loss, actor_scalars = actor_loss(q1, q2, log_prob[:-1], alpha, mask)
 
     # Gradients: each loss reaches only the parameters that it is meant to train.
@@ -794,10 +775,8 @@ def update(agent, optimizer, batch, args):
         pi_loss.backward(inputs=agent.actor_trains)
     if args.autotune:
         alpha_loss(agent.log_alpha, log_prob[:-1].detach(), agent.target_entropy, mask).backward()
-    scalars |= actor_scalars | {
-        "losses/alpha": alpha,
-        "grads/actor_rnn": grad_norm(actor.encoder), "grads/critic_rnn": grad_norm(critic.encoder),
-    }
+    scalars |= actor_scalars | {"losses/alpha": alpha, "grads/actor_rnn": grad_norm(actor.encoder),
+                                "grads/critic_rnn": grad_norm(critic.encoder)}
     if args.shared_encoder == "published-clipped":
         nn.utils.clip_grad_norm_(agent.parameters(), 1.0)
     optimizer.step()
@@ -813,8 +792,8 @@ def update(agent, optimizer, batch, args):
 
 def evaluate(env, agent, args, frames=None):
     """Play the held-out episodes with deterministic actions, the same ones every time."""
-    act = functools.partial(agent.act, deterministic=True)
-    episodes = play(env, act, args.seed + 10_000, frames)
+    episodes = play(env, lambda *perceived: agent.act(*perceived, deterministic=True),
+                    args.seed + 10_000, frames)
     returns = episodes.returns
     result = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
     result["eval/return_worst10"] = returns[returns <= np.percentile(returns, 10)].mean()
@@ -825,18 +804,17 @@ def evaluate(env, agent, args, frames=None):
 
 def make_eval_envs(args):
     """-> {ending of a column's name: env}: "" for --env-id, "@id" for each of --eval-env-ids."""
-    ids = {"": args.env_id} | {f"@{env_id}": env_id for env_id in args.eval_env_ids}
-    made = {}
-    for ending, env_id in ids.items():
+    made = {"": POMDP(args, args.eval_episodes, "heldout")}
+    for env_id in args.eval_env_ids:
         try:
-            made[ending] = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
+            env = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
         except UsageError as error:
-            name = "--eval-env-ids" if ending else "--env-id"
-            raise UsageError(str(error).replace("--env-id", name)) from error
-        sizes, expected = ((made[e].obs_dim, made[e].action_dim) for e in (ending, ""))
-        if sizes != expected:
-            raise UsageError(f"--eval-env-ids {ending[1:]}: {sizes[0]} observations and {sizes[1]} "
-                             f"actions, but {args.env_id} has {expected[0]} and {expected[1]}")
+            raise UsageError(f"--eval-env-ids {env_id}: {error}") from error
+        made[f"@{env_id}"] = env
+        own, other = (f"{e.obs_dim} observations and {e.action_dim} actions of a "
+                      f"{type(e.envs.single_action_space).__name__}" for e in (made[""], env))
+        if own != other:
+            raise UsageError(f"--eval-env-ids {env_id}: {other}, but {args.env_id} has {own}")
     return made
 
 
@@ -931,9 +909,8 @@ def draw_curve(folder, args, references):
     from matplotlib.figure import Figure
 
     table = np.genfromtxt(folder / "metrics.csv", delimiter=",", skip_header=1, ndmin=2)
-    step, mean, std = (table[:, COLUMNS.index(c)]
-                       for c in ("env_step", "eval/return_mean", "eval/return_std"))
-    step, mean, std = (x[~np.isnan(mean)] for x in (step, mean, std))
+    wanted = [COLUMNS.index(c) for c in ("env_step", "eval/return_mean", "eval/return_std")]
+    step, mean, std = table[~np.isnan(table[:, wanted[1]])][:, wanted].T
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(step, mean, color="C0", label=f"{args.policy}, seed {args.seed}")
@@ -950,8 +927,9 @@ def draw_curve(folder, args, references):
 # --- TRAINING -------------------------------------------------------------------------------------
 
 
-def train(args):
-    """Play, learn, evaluate, until --total-timesteps. Returns the run folder."""
+def train(args, stop=()):
+    """Play, learn, evaluate, until --total-timesteps, or until `stop`, a list, holds anything.
+    Returns the run folder."""
     if args.learning_starts >= args.total_timesteps:
         raise UsageError(f"--learning-starts {args.learning_starts}: no update before the end; "
                          f"must be below --total-timesteps {args.total_timesteps}")
@@ -962,11 +940,13 @@ def train(args):
     env, eval_envs = POMDP(args, args.num_envs), make_eval_envs(args)
     video_env = POMDP(args, 1, "heldout", "rgb_array") if args.capture_video else None
     agent = Agent(env.obs_dim, env.action_dim, args).to(device)
-    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad],
-                                 args.learning_rate, fused=True)
+    learnt = [p for p in agent.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learnt, args.learning_rate, fused=True)
     saved = load_checkpoint(Path(args.resume), "--resume", agent) if args.resume else None
     if saved and saved["env_step"] >= args.total_timesteps:
         raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
+    if saved and not Path(args.resume, "metrics.csv").is_file():
+        raise UsageError(f"--resume {args.resume}: metrics.csv is missing; start the run again")
     folder = Path(args.resume) if args.resume else new_run_folder(args)
     buffer = SequenceBuffer(folder / "buffer.bin", row_dtype(env), args.buffer_size)
     env_step, n_updates, owed, started = 0, 0, 0.0, time.monotonic()
@@ -984,17 +964,10 @@ def train(args):
 
         tracker = wandb.init(project="recurrent-model-free-rl", name=folder.name, id=folder.name,
                              dir=folder, config=asdict(args), mode=args.wandb_mode, resume="allow")
-    n_parameters = sum(p.numel() for p in agent.parameters() if p.requires_grad)
+    n_parameters = sum(p.numel() for p in learnt)
     print(f"{args.env_id}: obs {env.obs_dim}, action {env.action_dim}; {args.policy} agent on "
           f"{device}, {n_parameters:,} parameters\nrun folder: {folder}", flush=True)
-    result, score, time_left, stop = {}, "-", "-", []
-
-    def stop_after_this_round(*_):  # a second Ctrl-C stops at once
-        signal.signal(signal.SIGINT, previous_handler)
-        stop.append(True)
-        print("\nstopping after this round", flush=True)
-
-    previous_handler = signal.signal(signal.SIGINT, stop_after_this_round)
+    result, score, time_left = {}, "-", "-"
 
     def record(row, evaluation_due):
         """Write a row; after an evaluation, or when stopping, also the picture and a checkpoint."""
@@ -1079,22 +1052,28 @@ def train(args):
 def evaluate_run(args):
     """--evaluate: play the held-out episodes with the checkpoint of a run."""
     torch.set_num_threads(args.torch_threads)
-    folder = Path(args.evaluate)
-    eval_envs = make_eval_envs(args)
+    folder, eval_envs = Path(args.evaluate), make_eval_envs(args)
     env = eval_envs[""]
     agent = Agent(env.obs_dim, env.action_dim, args)
     load_checkpoint(folder, "--evaluate", agent)
-    result = evaluate_all(eval_envs, agent, args)
     if args.capture_video:
         capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
-    report(folder, result)
+    report(folder, evaluate_all(eval_envs, agent, args))
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    on_interrupt = signal.getsignal(signal.SIGINT)  # `train` has its own for a while
+    args, stop = parse_args(argv), []
+    if args.evaluate:
+        return evaluate_run(args)
+
+    def stop_after_this_round(*_):  # a second Ctrl-C stops at once
+        signal.signal(signal.SIGINT, on_interrupt)
+        stop.append(True)
+        print("\nstopping after this round", flush=True)
+
+    on_interrupt = signal.signal(signal.SIGINT, stop_after_this_round)
     try:
-        return evaluate_run(args) if args.evaluate else train(args)
+        return train(args, stop)
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

@@ -29,7 +29,7 @@ def q_values(critic, rows):
                                      for name in ("obs", "prev_action", "prev_reward"))
     with torch.no_grad():
         c = critic.encoder(obs, prev_action, prev_reward)[0][:-1] if critic.encoder else None
-        return torch.minimum(*critic(critic.project(c), obs[:-1], prev_action[1:])).numpy()
+        return torch.minimum(*critic(c, obs[:-1], prev_action[1:])).numpy()
 
 
 def q_by_place(critic, episodes, L):

@@ -170,7 +170,8 @@ def test_a_finished_run_is_not_resumed(folder):
     assert snapshot(folder) == before
 
 
-def test_a_run_whose_buffer_was_deleted_is_not_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["buffer.bin", "metrics.csv"])
+def test_a_run_with_a_file_that_was_deleted_is_not_resumed(file, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
@@ -181,8 +182,10 @@ def test_a_run_whose_buffer_was_deleted_is_not_resumed(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         rmf.main([*TINY_RUN, "--eval-interval", "20", "--runs-dir", str(tmp_path)])
     (folder,) = tmp_path.iterdir()
-    (folder / "buffer.bin").unlink()
-    assert "buffer.bin" in refused(["--resume", str(folder)])
+    (folder / file).unlink()
+    before = snapshot(folder)
+    message = refused(["--resume", str(folder)])
+    assert file in message and f"--resume {folder}" in message and snapshot(folder) == before
 
 
 # --- ON THE TERMINAL ------------------------------------------------------------------------------

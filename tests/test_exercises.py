@@ -33,8 +33,8 @@ ANSWERS = {
     "test_burn_in": ("rmf_sac_gru.py", [
         ("tensor(t[:-1] < n))", "tensor((t[:-1] < n) & ((t[:-1] >= start + 5) | (start == 0))))")]),
     "test_no_shortcut": ("rmf_sac_gru.py", [
-        ("self.head(memory, F.relu(self.embed(obs))).chunk(2, -1)",
-         "self.head(memory, 0 * F.relu(self.embed(obs))).chunk(2, -1)")]),
+        ("self.head(h, F.relu(self.embed(obs))).chunk(2, -1)",
+         "self.head(h, 0 * F.relu(self.embed(obs))).chunk(2, -1)")]),
     "test_markov_critic": ("rmf_sac_discrete_pixels.py", [
         ('"oracle", "markov-actor"]', '"oracle", "markov-actor", "markov-critic"]'),
         ('Network(env, args, args.policy == "recurrent", n_heads=1)',

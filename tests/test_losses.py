@@ -157,13 +157,13 @@ def gradients_by_the_book(agent, batch, args, actor_trains, seed=0):
     alpha = agent.log_alpha.exp().item()
     with torch.no_grad():
         k = target.encoder(*perceived)[0]
-        value = torch.minimum(*target(target.project(k), batch.obs, action)) - alpha * log_prob
+        value = torch.minimum(*target(k, batch.obs, action)) - alpha * log_prob
         y = rmf.td_targets(batch, value[1:], args)
     n = mask.sum()
-    q1, q2 = critic(critic.project(c[:-1]), batch.obs[:-1], batch.action)
+    q1, q2 = critic(c[:-1], batch.obs[:-1], batch.action)
     q_loss = (((q1 - y) ** 2 + (q2 - y) ** 2) * mask).sum() / n
     memory = c[:-1] if args.shared_encoder.startswith("published") else c[:-1].detach()
-    q = torch.minimum(*critic(critic.project(memory), batch.obs[:-1], action[:-1]))
+    q = torch.minimum(*critic(memory, batch.obs[:-1], action[:-1]))
     pi_loss = ((alpha * log_prob[:-1] - q) * mask).sum() / n
     grads = []
     for loss, part in ((q_loss, agent.critic.parameters()), (pi_loss, actor_trains)):

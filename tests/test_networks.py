@@ -138,7 +138,7 @@ def test_a_head_is_an_mlp_over_memory_and_x(hidden_sizes, n_memory):
     plain = torch.cat([h, x], -1) @ weight.t() + bias
     for layer in [m for m in head.rest if isinstance(m, torch.nn.Linear)]:
         plain = layer(plain.relu())
-    out = head(head.of_memory(h) if n_memory else None, x)
+    out = head(h if n_memory else None, x)
     assert out.shape == (5, 3, 2)
     torch.testing.assert_close(out, plain)
 
@@ -149,7 +149,7 @@ def test_the_critics_values_are_two_and_depend_on_memory_observation_and_action(
     c, obs, action = torch.randn(5, 4, 8), torch.randn(5, 4, 3), torch.randn(5, 4, 2)
 
     def values(c, obs, action):
-        return torch.stack(critic(critic.project(c), obs, action))  # (2, T, B)
+        return torch.stack(critic(c, obs, action))  # (2, T, B)
 
     before = values(c, obs, action)
     assert before.shape == (2, 5, 4) and not torch.allclose(before[0], before[1])

@@ -160,6 +160,26 @@ def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(script, run, tmp
     assert reproducible(folder) == reproducible(unbroken)
 
 
+@pytest.mark.parametrize("script", [sac, td3, pixels, ppo], ids=lambda s: s.__name__)
+def test_a_run_that_is_asked_to_stop_saves_and_resumes_and_ctrl_c_is_as_before(
+        script, run, monkeypatch):
+    handler, update = signal.getsignal(signal.SIGINT), script.update
+
+    def press_ctrl_c(*args):
+        monkeypatch.setattr(script, "update", update)
+        signal.raise_signal(signal.SIGINT)
+        return update(*args)
+
+    unbroken = reproducible(run(script))
+    monkeypatch.setattr(script, "update", press_ctrl_c)
+    folder = run(script)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert 0 < len(reproducible(folder)) < len(unbroken)
+    script.main(["--resume", str(folder)])
+    if script is not ppo:  # whose lanes start anew
+        assert reproducible(folder) == unbroken
+
+
 @every_sibling
 def test_evaluate_prints_the_last_evaluation_again(script, run, capsys):
     folder = run(script)
@@ -223,7 +243,8 @@ BAD_FLAGS = {
     ppo: {"--num-minibatches 3": "--num-envs 2", "--num-minibatches 0": "--num-minibatches 0",
           "--num-steps 0": "--num-steps 0", "--clip-coef 0": "--clip-coef 0",
           "--gae-lambda 2": "--gae-lambda 2", "--env-id Image-v0": "(8, 8, 3)",
-          "--env-id Unbounded-v0": "inf", "--ent-coef -1": "--ent-coef -1"},
+          "--env-id Unbounded-v0": "inf", "--ent-coef -1": "--ent-coef -1",
+          "--eval-env-ids Wind-v0 --env-id CartPole-V-v0": "2 actions of a Box"},
     pixels: {"--env-id Pendulum-V-v0": "rmf_sac_gru.py", "--target-entropy-ratio 2": "2",
              "--policy oracle": "KeyToDoor-v0", "--observe 0,1": "pictures",
              "--context-length 0": "from 1 up", "--paper --env-id Clock-v0": "Clock-v0"},

@@ -73,7 +73,7 @@ def test_the_target_is_eq_1_with_clipped_noise(shared, policy_noise, make_batch,
     target = before.critic_target
     with torch.no_grad():
         k = target.encoder(*batch[:3])[0][1:]
-        q = torch.minimum(*target(target.project(k), batch.obs[1:], seen[0]))
+        q = torch.minimum(*target(k, batch.obs[1:], seen[0]))
     expected = batch.reward + 0.5 * (1 - batch.terminal) * q
     real = batch.mask.bool()
     torch.testing.assert_close(targets[0][real], expected[real])
