@@ -320,7 +320,7 @@ class POMDP:
         # A picture of bytes stays one in the buffer; each observation is stored once, as it came.
         self.obs_dtype = np.uint8 if obs_space.dtype == np.uint8 else np.float32
         if self.is_picture and (args.observe or min(self.obs_shape[1:]) < 3):
-            raise UsageError(f"--env-id {args.env_id} --observe {args.observe!r}: observations are "
+            raise UsageError(f"--env-id {args.env_id} --observe {args.observe}: observations are "
                              f"pictures {self.obs_shape}; they are taken whole, from 3 x 3 up: "
                              "drop --observe, or wrap the env")
         n_obs = int(np.prod(obs_space.shape))
