@@ -10,7 +10,8 @@
 
 Prints the median over `--updates` updates, one thread unless `--threads` says more, and the rate
 of a large matrix product on this machine, which bounds what any update can reach. Run it on a quiet
-machine: nothing else on the cores.
+machine: nothing else on the cores. With `--cuda`, on a GPU, the parts are not told apart, since it
+goes on after their calls have returned.
 """
 
 import argparse
@@ -59,17 +60,19 @@ def off_policy(script, options):
     env, B = script.POMDP(args, 1), args.batch_size
     T, n_obs, A = STEPS[family], env.obs_dim, env.action_dim
     agent = script.Agent(env, args) if pixels else script.Agent(n_obs, A, args)
+    agent.to(options.device)
     optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], 3e-4,
                                  fused=True)
-    batch = script.Batch(
+    batch = (
         torch.randn(T + 1, B, n_obs), torch.rand(T + 1, B, A) * 2 - 1, torch.rand(T + 1, B),
         torch.rand(T, B, A) * 2 - 1, torch.rand(T, B), torch.zeros(T, B), torch.ones(T, B))
+    batch = script.Batch(*(x.to(options.device) for x in batch))
     count = [0] if "td3" in script.__name__ else []  # TD3 is told how many updates were made
     what = (f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}"
             f"{', bfloat16' * args.bf16}")
 
     def update():
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(options.device, torch.bfloat16, enabled=args.bf16):
             script.update(agent, optimizer, batch, args, *count)
 
     def watch():
@@ -90,9 +93,9 @@ def on_policy(script, options):
     """PPO: all gradient steps on one segment; also prints the rate of acting."""
     args = script.Args(env_id="Pendulum-V-v0", **script.PRESETS["Pendulum"])
     env = script.POMDP(args, args.num_envs)
-    agent = script.Agent(env.obs_dim, env.action_dim, env.discrete, args)
+    agent = script.Agent(env.obs_dim, env.action_dim, env.discrete, args).to(options.device)
     optimizer = torch.optim.Adam(agent.parameters(), 3e-4, fused=True)
-    lanes = script.Lanes(env, args, torch.device("cpu"))
+    lanes = script.Lanes(env, args, torch.device(options.device))
     lanes.reset(0)
     seconds = []
     for _ in range(10):
@@ -121,32 +124,37 @@ def main():
     parser.add_argument("--family", default="Wind", choices=("Wind", "SemiCircle", "HalfCheetah"))
     parser.add_argument("--rnn", choices=("gru", "lstm"), help="else the script's own")
     parser.add_argument("--bf16", action="store_true", help="the scripts' --bf16")
+    parser.add_argument("--cuda", action="store_const", dest="device", const="cuda", default="cpu",
+                        help="on a GPU")
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     script = importlib.import_module(options.script)
 
-    big = torch.randn(2048, 2048)
-    seconds = []
-    for _ in range(6):
-        started = time.perf_counter()
-        big @ big
-        seconds.append(time.perf_counter() - started)
-    print(f"2048-wide float32 product: {2 * 2048**3 / np.median(seconds) / 1e9:.0f} GFLOP/s")
+    def median_seconds(function, times):
+        seconds = []
+        for _ in range(times):
+            started = time.perf_counter()
+            function()
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        return np.median(seconds), min(seconds), max(seconds)
+
+    big = torch.randn(2048, 2048, device=options.device)
+    print(f"2048-wide float32 product: "
+          f"{2 * 2048**3 / median_seconds(lambda: big @ big, 6)[0] / 1e9:,.0f} GFLOP/s")
 
     build = on_policy if options.script == "ppo_gru_baseline" else off_policy
     update, what, watch = build(script, options)
     for _ in range(3):
         update()
-    seconds = []
-    for _ in range(options.updates):
-        started = time.perf_counter()
-        update()
-        seconds.append(time.perf_counter() - started)
-    ms = np.array(seconds) * 1e3
-    print(f"{what}, {options.threads} thread(s): {np.median(ms):.1f} ms per update "
-          f"(min {ms.min():.1f}, max {ms.max():.1f})")
+    median, least, most = (1e3 * seconds for seconds in median_seconds(update, options.updates))
+    where = "a GPU" if options.device == "cuda" else f"{options.threads} thread(s)"
+    print(f"{what}, {where}: {median:.1f} ms per update (min {least:.1f}, max {most:.1f})")
+    if options.device == "cuda":
+        return
 
     watch()
     started = time.perf_counter()

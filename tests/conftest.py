@@ -1,6 +1,7 @@
 """Shared by all tests: settings of the process, small networks, batches and runs."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ TINY_RUN = (  # a run of a second: 4 random episodes, then 28 with 3.2 updates f
     " --learning-starts 40 --eval-interval 100 --eval-episodes 2 --updates-per-step 0.16"
     " --inputs oar --rnn-size 8 --hidden-sizes 8 8 --embeddings 4 2 8 --batch-size 4"
 ).split()  # 8 for the reward: it is never positive, and of 2 ReLU units both may be dead
+AS_STARTED = dict(os.environ)  # for tests/test_gpu.py: a process with it sees the GPU
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # others compare to the digit, which no GPU repeats
 
 
 @pytest.fixture(autouse=True)
