@@ -16,7 +16,7 @@ TINY_RUN = (  # a run of a second: 4 random episodes, then 28 with 3.2 updates f
     " --inputs oar --rnn-size 8 --hidden-sizes 8 8 --embeddings 4 2 8 --batch-size 4"
 ).split()  # 8 for the reward: it is never positive, and of 2 ReLU units both may be dead
 AS_STARTED = dict(os.environ)  # for tests/test_gpu.py: a process with it sees the GPU
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # others compare to the digit, which no GPU repeats
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # others compare to the digit, which a GPU need not repeat
 
 
 @pytest.fixture(autouse=True)
