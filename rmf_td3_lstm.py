@@ -5,558 +5,138 @@
     python rmf_td3_lstm.py --env-id Wind-v0 --policy oracle    # the hidden state is shown
 
 The agent perceives, remembers, acts:   o_t, a_{t-1}, r_{t-1}  ->  h_t  ->  a_t  ->  r_t, o_{t+1}
-Actor and critic each own a memory, h_t and c_t; so do their targets, g_t and k_t.
+Actor and critic each own a memory (of what --inputs names), h_t, c_t; their targets g_t and k_t.
 
   (1) V_t  = min_i Q_i'(k_t, o_t, a~_t)       a~_t = clip(mu'(g_t, o_t) + clip(noise, -c, c), -1, 1)
   (2) y_t  = r_t + gamma (1 - terminal_t) [(1 - lambda) V_{t+1} + lambda y_{t+1}]
   (3) J_Q  = mean_t  sum_i (Q_i(c_t, o_t, a_t) - y_t)^2
   (4) J_mu = mean_t  - min_i Q_i(c_t, o_t, mu(h_t, o_t)) + cost mean_a u_t^2,   mu = tanh(u)
 
-Shapes, time first: T steps of a sequence, B sequences, O observation, A action, H memory.
-
+Shapes, time first: T steps of a window, B windows, O observation, A action, H memory.
 Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a Strong Baseline for Many POMDPs
-(ICML 2022). As in their code the actor is updated at every step and climbs the smaller of both
-critics; the original TD3 is `--policy-frequency 2 --actor-q first`.
-What differs from the authors' code (each is marked DEVIATION where it happens):
-  - one forward per network and update: both losses see the networks as they were before the step;
-  - lambda-returns and rewarded sequences in every batch (--td-lambda 0 --rewarded-fraction 0: off);
-  - with --context-length, windows that reach a terminal end may be short, so that Q learns of it;
-  - actions near the ends of tanh have a cost (--saturation-cost 0: off);
-  - random warm-up actions cover the whole action range.
-`--paper` runs the published recipe of an environment; docs/rmf_td3_lstm.md tells all the rest.
-
+(ICML 2022). --paper runs their recipe. What differs from their code is marked DEVIATION: one
+forward per network and update; lambda-returns; rewarded windows in each batch; short windows at
+a terminal end; random actions over the whole range; a cost of actions near the ends of tanh.
 In a minute: the memory is `Encoder`, the target `td_targets`, one gradient step `update`, the whole
-course of things `train`. `# TRY:` marks lines that are good to change.
+course of things `train`. `# TRY:` marks lines that are good to change. More: docs/rmf_td3_lstm.md.
 """
 
 import copy
-import importlib
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import tyro
 
-import envs  # noqa: F401  (importing it registers Wind-v0 and the other benchmark ids)
+import envs
+import speed
+from run import Amount, Count, Positive, Run, RunArgs, Share, Whole, grad_norm, mean_of, parse_args
+
 
 # --- ARGUMENTS ------------------------------------------------------------------------------------
-
-# Environment family -> what it needs that the defaults below do not give. A flag always wins.
-PRESETS = {
-    "Wind": dict(
-        total_timesteps=187_500, num_envs=20, eval_interval=7_500, gamma=0.95, td_lambda=0.7,
-        rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=75_000,
-        updates_per_step=0.04, learning_rate=1e-3, anneal_lr=0.5, exploration_noise=0.3,
-        policy_noise=0.1),
-    "SemiCircle": dict(
-        total_timesteps=432_000, num_envs=20, eval_interval=24_000, eval_episodes=100, inputs="or",
-        gamma=0.95, rnn_size=64, hidden_sizes=(64, 64), batch_size=16, learning_starts=48_000,
-        updates_per_step=0.025, learning_rate=1e-3, anneal_lr=0.5, exploration_noise=0.2),
-    "Pendulum": dict(
-        total_timesteps=30_000, num_envs=5, eval_interval=1_000, inputs="oar", gamma=0.95,
-        rnn_size=64, hidden_sizes=(64, 64), context_length=64, learning_starts=2_000,
-        updates_per_step=0.4, learning_rate=1e-3, anneal_lr=1.0),
-}
-BODIES = "HalfCheetah Hopper Walker2d Ant HalfCheetahBLT HopperBLT WalkerBLT AntBLT".split()
-TRIALS = ("CheetahVel", "CheetahDir", "AntDir", "HumanoidDir")
-DYNAMICS = "HopperRobust WalkerRobust CheetahRobust HopperGeneralize CheetahGeneralize".split()
-LOCOMOTION = dict(
-    total_timesteps=200_000, num_envs=5, eval_interval=10_000, eval_episodes=10, context_length=64,
-    rnn_size=64, batch_size=16, learning_starts=10_000, learning_rate=1e-3, anneal_lr=0.5)
-PRESETS |= dict.fromkeys(BODIES, LOCOMOTION | dict(tau=0.005))
-PRESETS |= dict.fromkeys(DYNAMICS, LOCOMOTION | dict(
-    eval_interval=50_000, eval_episodes=100, inputs="o"))
-PRESETS |= dict.fromkeys(TRIALS, LOCOMOTION | dict(
-    total_timesteps=500_000, num_envs=20, eval_interval=40_000, eval_episodes=20, inputs="oar",
-    embeddings=(32, 16, 16), learning_starts=40_000, updates_per_step=0.1, tau=0.005))
-# --paper: the published recipe, for all environments and then by family.
-PAPER = dict(learning_rate=3e-4, tau=0.005, rewarded_fraction=0.0, saturation_cost=0.0)
-PAPER_PRESETS = {
-    "Wind": dict(
-        total_timesteps=757_500, num_envs=10, eval_interval=3_000, gamma=0.9, context_length=64,
-        rnn_size=64, batch_size=64, learning_starts=7_500, updates_per_step=500 / 750),
-    "SemiCircle": dict(
-        total_timesteps=1_548_000, num_envs=25, eval_interval=15_000, inputs="or", gamma=0.9,
-        context_length=64, learning_starts=48_000, updates_per_step=1000 / 3000,
-        buffer_size=4_000_000),
-    "Pendulum": dict(
-        total_timesteps=51_000, num_envs=1, eval_interval=1_000, inputs="oar", gamma=0.9,
-        learning_starts=1_000, updates_per_step=1.0),
-}
-PAPER_PRESETS |= dict.fromkeys(BODIES, dict(
-    total_timesteps=1_510_000, num_envs=1, eval_interval=4_000, eval_episodes=10, rnn="gru",
-    hidden_sizes=(256, 256), embeddings=(32, 16, 8), context_length=64, batch_size=64,
-    learning_starts=10_000, updates_per_step=1.0))
-PAPER_PRESETS |= dict.fromkeys(DYNAMICS, dict(
-    total_timesteps=3_010_000, num_envs=1, eval_interval=50_000, eval_episodes=100, inputs="o",
-    hidden_sizes=(256, 256), context_length=64, batch_size=64, learning_starts=10_000,
-    updates_per_step=0.2))
-PAPER_TRIAL = dict(
-    total_timesteps=30_200_000, num_envs=25, eval_interval=40_000, inputs="oar", rnn="gru",
-    hidden_sizes=(128, 128, 128), embeddings=(32, 16, 16), learning_starts=200_000,
-    updates_per_step=0.02)
-PAPER_PRESETS |= {
-    "CheetahVel": PAPER_TRIAL | dict(total_timesteps=5_200_000, rnn="lstm", context_length=64),
-    "CheetahDir": PAPER_TRIAL | dict(total_timesteps=20_200_000), "AntDir": PAPER_TRIAL,
-    "HumanoidDir": PAPER_TRIAL | dict(embeddings=(128, 32, 16)),
-}
-
-
-class UsageError(Exception):
-    """What was asked for cannot be done; printed as one line, without a traceback."""
-
-
 @dataclass
-class Args:
-    # --- the run: the same fields in every script ---
-    env_id: str = "Wind-v0"
-    """Gymnasium id with Box observations and Box actions; `module:Id-v0` imports `module` first."""
-    seed: int = 1
-    """seed of everything random, from 0 up; held-out episodes use seed + 10000"""
-    total_timesteps: int = 200_000
-    """env steps to play, counted over all lanes"""
-    num_envs: int = 10
-    """lanes: episodes that are played side by side between two rounds of updates"""
-    max_episode_steps: int | None = None
-    """cut episodes after this many steps; None keeps the id's own limit"""
-    torch_threads: int = 1
-    """CPU threads of torch; more than 1 is often slower for networks this small"""
-    cuda: bool = True
-    """use a GPU if there is one"""
-    track: bool = False
-    """log to Weights & Biases as well"""
-    wandb_mode: Literal["offline", "online"] = "offline"
-    """offline writes into the run folder and needs no account; `wandb sync` uploads it later"""
-    capture_video: bool = False
-    """write a GIF of one held-out episode at the end of the run (or of `--evaluate`)"""
-    runs_dir: str = "runs"
-    """folder that holds the run folders"""
-    resume: str | None = None
-    """run folder of a run that was stopped: go on with it"""
-    evaluate: str | None = None
-    """run folder: load its checkpoint, play held-out episodes, print the score, train nothing"""
-    eval_interval: int = 5_000
-    """env steps between two evaluations; each one is followed by a checkpoint"""
-    eval_episodes: int = 20
-    """held-out episodes per evaluation, deterministic actions, the same ones each time"""
-    eval_env_ids: tuple[str, ...] = ()
-    """other ids to evaluate in as well: does it generalize? As many observations and actions"""
-    paper: bool = False
-    """start from the paper's recipe for this environment instead of the fast preset"""
-
-    # --- the algorithm ---
+class Args(RunArgs):  # and the flags of a run, run.py. Defaults for bodies; presets.toml has others
     policy: Literal["recurrent", "markov", "oracle"] = "recurrent"
     """markov: no memory, only o_t; oracle: no memory, but the hidden state is in o_t"""
     inputs: Literal["o", "oa", "or", "oar"] = "oa"
     """what the memory is fed: observation, previous action, previous reward"""
     observe: str = ""
     """keep only these entries of the observation, as in `0,1,4`: makes a POMDP of an MDP"""
-    flicker: float = 0.0
-    """probability, from 0 up to but not 1, that an observation is blanked to zeros"""
+    flicker: Share = 0.0
+    """probability that an observation is blanked to zeros"""
     rnn: Literal["gru", "lstm"] = "lstm"
     """kind of memory"""
-    rnn_size: int = 128
+    rnn_size: Count = 64
     """width H of the memory"""
-    hidden_sizes: tuple[int, ...] = (128, 128)
+    hidden_sizes: tuple[Count, ...] = (128, 128)
     """hidden layers of the actor's head and of each critic head"""
-    embeddings: tuple[int, int, int] = (32, 8, 8)
+    embeddings: tuple[Count, Count, Count] = (32, 8, 8)
     """widths of the layers that embed observation, action and reward"""
     shared_encoder: Literal["separate", "published", "published-clipped", "critic-frozen",
                             "critic-only"] = "separate"
     """separate memories of actor and critic, or one for both; see SHARED ENCODER in `Agent`"""
-    context_length: Literal["full"] | int = "full"
+    context_length: Literal["full"] | Count = 64
     """steps of the sequences that are trained on; full: whole episodes"""
-    td_lambda: float = 0.0
+    td_lambda: Share = 0.0
     """lambda of the targets, 0 to 1; 0 is the paper's one-step target, more helps rare rewards"""
-    rewarded_fraction: float = 0.5
+    rewarded_fraction: Share = 0.5
     """share of each batch, 0 to 1, that is drawn from episodes with any non-zero reward"""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """discount, 0 to 1"""
-    tau: float = 0.02
-    """step of the target network towards the critic at each update, 0 to 1; for runs of tens of
-    thousands of updates try the paper's 0.005"""
-    batch_size: int = 32
+    tau: Share = 0.005
+    """step of the target network towards the critic at each update, 0 to 1"""
+    batch_size: Count = 16
     """sequences per update"""
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """env steps that are kept for sampling, the newest"""
-    learning_starts: int = 5_000
+    learning_starts: Whole = 10_000
     """env steps of uniformly random actions before learning starts"""
-    updates_per_step: float = 0.2
+    updates_per_step: Positive = 0.2
     """gradient updates per env step; more of them: better after as many steps, slower in minutes"""
-    learning_rate: float = 3e-4
-    """Adam's learning rate for actor and critic"""
-    anneal_lr: float = 0.0
+    learning_rate: Positive = 1e-3
+    """Adam's learning rate"""
+    anneal_lr: Share = 0.5
     """last share of the learning, 0 to 1, in which the learning rate falls to 0; 0: constant"""
-    bf16: bool = False
-    """products of matrices in bfloat16: faster at the sizes of --paper on processors and GPUs that
-    have instructions for it, slower on others; parameters, outputs and losses stay float32"""
-    exploration_noise: float = 0.1
+    exploration_noise: Amount = 0.1
     """standard deviation of the noise on the actions played, which span -1 to 1"""
-    policy_noise: float = 0.2
-    """standard deviation of the noise on the target actor's actions"""
-    noise_clip: float = 0.5
-    """that noise is cut at plus and minus this"""
-    policy_frequency: int = 1
+    policy_noise: Amount = 0.2
+    """standard deviation of the noise on the target actor's actions; it is cut at -0.5 and 0.5"""
+    policy_frequency: Count = 1
     """updates of the critic per update of actor and targets; 2 is the original TD3"""
-    actor_q: Literal["min", "first"] = "min"
-    """what the actor climbs: the smaller of both critics, or the first as in the original TD3"""
-    saturation_cost: float = 1e-4
-    """cost of actions near the ends of tanh, from 0 up: keeps a deterministic actor from getting
-    stuck there; 0 is the paper's"""
+    saturation_cost: Amount = 1e-4
+    """cost of actions near the ends of tanh, where a deterministic actor would get stuck"""
 
     def __post_init__(self):
-        rules = [  # what must hold; in words; of which fields
-            (lambda x: x >= 1, "a whole number from 1 up", "num_envs eval_interval eval_episodes "
-             "total_timesteps torch_threads rnn_size batch_size buffer_size policy_frequency"),
-            (lambda x: x is None or x >= 1, "None or a number from 1 up", "max_episode_steps"),
-            (lambda x: x == "full" or x >= 1, "'full' or a number from 1 up", "context_length"),
-            (lambda x: min(x, default=0) >= 1, "widths from 1 up", "hidden_sizes embeddings"),
-            (lambda x: 0 <= x < 2**31, "a whole number from 0 up, below 2**31",
-             "seed learning_starts"),
-            (lambda x: 0 <= x <= 1, "from 0 to 1",
-             "td_lambda rewarded_fraction gamma tau anneal_lr"),
-            (lambda x: 0 <= x < 1, "from 0 up to, but not, 1", "flicker"),
-            (lambda x: 0 < x < np.inf, "a number above 0", "updates_per_step learning_rate"),
-            (lambda x: 0 <= x < np.inf, "a number from 0 up",
-             "exploration_noise policy_noise noise_clip saturation_cost"),
-            (lambda x: re.fullmatch(r"(\d+(,\d+)*)?", x), "indices such as 0,1,4", "observe"),
-            (lambda x: x == "separate" or self.policy == "recurrent",
-             f"'separate' with --policy {self.policy}: it has no memory", "shared_encoder")]
-        for holds, rule, names in rules:
-            for name in names.split():
-                if not holds(getattr(self, name)):
-                    raise UsageError(f"{flag(name)} {getattr(self, name)}: must be {rule}")
-
-
-def flag(name):
-    return "--" + name.replace("_", "-")
-
-
-def parse_args(argv=None):
-    """Command line -> Args. Defaults come from the preset, or from the run that is named."""
-    argv = sys.argv[1:] if argv is None else argv
-
-    def parse(default, argv=argv):
-        return tyro.cli(Args, args=argv, default=default, description=__doc__)
-
-    # First without --help, which is to show the defaults of the environment that is named.
-    args = parse(Args(), [word for word in argv if word not in ("-h", "--help")])
-    if args.resume and args.evaluate:
-        raise UsageError(f"--resume {args.resume} --evaluate {args.evaluate}: use one of the two")
-    if args.resume or args.evaluate:
-        source = "--resume" if args.resume else "--evaluate"
-        saved = load_config(Path(args.resume or args.evaluate), source)
-        args = parse(saved)
-        may_change = {"resume", "evaluate", "track", "wandb_mode", "capture_video"}
-        may_change |= {"eval_episodes", "eval_env_ids", "seed"} if args.evaluate else set()
-        for name, old in asdict(saved).items():
-            if name not in may_change and getattr(args, name) != old:
-                raise UsageError(f"{flag(name)} {getattr(args, name)}: the run in {source} has "
-                                 f"{old}; drop the flag, or start a new run with it")
-        return args
-    family = args.env_id.rpartition(":")[2].split("-")[0]
-    if args.paper and family not in PAPER_PRESETS:
-        raise UsageError(f"--paper: no published recipe for --env-id {args.env_id}; drop the flag, "
-                         f"or use one of {', '.join(PAPER_PRESETS)}")
-    kind, preset = (("paper's recipe", PAPER | PAPER_PRESETS[family]) if args.paper else
-                    ("preset", PRESETS.get(family, {})))
-    default = replace(Args(), **preset)
-    args = parse(default)
-    given = {k: v for k, v in asdict(args).items() if v != getattr(default, k)}
-    for source, values in ((f"{kind} of {family}", preset), ("flags", given)):
-        print(f"{source}:", " ".join(f"{k}={v:.4g}" if type(v) is float else f"{k}={v}"
-                                     for k, v in values.items()) or "none")
-    return args
-
-
-# --- POMDP WRAPPER --------------------------------------------------------------------------------
-
-
-class POMDP:
-    """`n` lanes of any Gymnasium id, as the agent sees them: flat float32 observations (n, O),
-    actions (n, A) in [-1, 1], `--observe` and `--flicker` applied, the hidden state for an oracle.
-    """
-
-    obs_dtype = np.float32
-
-    def __init__(self, args, n, split="train", render_mode=None):
-        self.args, self.n = args, n
-        module, _, env_id = args.env_id.rpartition(":")
-        try:
-            if module:
-                importlib.import_module(module)
-            known = gym.spec(env_id).kwargs  # which of these switches does the env offer?
-            wanted = {"oracle": args.policy == "oracle", "split": split}
-            kwargs = {k: v for k, v in wanted.items() if type(known.get(k)) is type(v)}
-            options = {"max_episode_steps": args.max_episode_steps, "render_mode": render_mode}
-            kwargs |= {k: v for k, v in options.items() if v is not None}
-            self.envs = gym.make_vec(env_id, num_envs=n, **kwargs)
-            if render_mode:  # better now than at the end of the run
-                self.envs.reset()
-                assert self.envs.render()[0] is not None
-        except Exception as error:
-            if render_mode:
-                raise UsageError(f"--capture-video: --env-id {args.env_id} draws no pictures here; "
-                                 "drop the flag") from error
-            if not isinstance(error, (ImportError, gym.error.Error)):
-                raise
-            reason = " ".join(str(error).split())
-            raise UsageError(f"--env-id {args.env_id}: {reason} Name a registered id, such as "
-                             "Wind-v0, or module:Id-v0") from error
-        if self.envs.metadata.get("autoreset_mode") != gym.vector.AutoresetMode.NEXT_STEP:
-            raise UsageError(f"--env-id {args.env_id}: its lanes must reset in the step after an "
-                             "end; register it with AutoresetMode.NEXT_STEP, Gymnasium's default")
-        obs_space, action_space = self.envs.single_observation_space, self.envs.single_action_space
-        if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) > 1:
-            raise UsageError(f"--env-id {args.env_id}: observations are {obs_space}; this script "
-                             "takes a Box of one dimension: flatten them with your own wrapper")
-        if not isinstance(action_space, gym.spaces.Box) or not action_space.is_bounded():
-            raise UsageError(f"--env-id {args.env_id}: actions are {action_space}; this script "
-                             "takes a Box with finite bounds, as in Pendulum-V-v0; for Discrete "
-                             "use rmf_sac_discrete_pixels.py")
-        self.low, self.high = action_space.low.ravel(), action_space.high.ravel()
-        self.action_space = action_space
-        n_obs = int(np.prod(obs_space.shape))
-        self.keep = [int(i) for i in args.observe.split(",") if i] or list(range(n_obs))
-        if max(self.keep) >= n_obs:
-            raise UsageError(f"--observe {args.observe}: {args.env_id} has only the entries "
-                             f"0 to {n_obs - 1}")
-        self.flicker = args.flicker
-        if args.policy == "oracle":
-            if "oracle" not in known and not args.observe and not args.flicker:
-                raise UsageError(f"--policy oracle: --env-id {args.env_id} has no oracle view and "
-                                 "nothing is hidden by --observe or --flicker; drop the flag")
-            self.keep, self.flicker = list(range(n_obs)), 0.0
-        self.obs_dim, self.action_dim = len(self.keep), len(self.low)
-
-    def _see(self, obs):
-        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)
-        if self.flicker:
-            obs = obs * (self.rng.random((self.n, 1)) >= self.flicker)
-        return obs
-
-    def reset(self, seed):
-        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
-        return self._see(self.envs.reset(seed=seed)[0])
-
-    def step(self, action):
-        """action (n, A) in [-1, 1] -> obs (n, O), then (n,) each: reward, terminal, ended, success
-        (None where the env knows of none)."""
-        action = self.low + (np.clip(action, -1, 1) + 1) / 2 * (self.high - self.low)
-        action = np.clip(action, self.low, self.high).astype(self.action_space.dtype)
-        action = action.reshape(self.n, *self.action_space.shape)
-        obs, reward, terminated, truncated, info = self.envs.step(action)
-        # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
-        # A step inside the goal is terminal, as in the authors' code, although the episode goes on.
-        goal = np.asarray(info.get("is_goal", np.zeros(self.n)), bool)
-        success = info.get("is_goal", info.get("is_success"))
-        return (self._see(obs), reward.astype(np.float32), terminated | goal,
-                terminated | truncated, success)
-
-
-class Episodes(NamedTuple):
-    """One episode per lane. Row t is what is perceived at step t: o_t, a_{t-1}, r_{t-1} and
-    whether step t-1 was terminal; an episode of k steps has rows 0 to k, row 0 without a past."""
-
-    rows: np.ndarray  # (T+1, n) of `row_dtype`
-    n_steps: np.ndarray  # (n,)
-    success: np.ndarray | None  # (n,) ever in the goal; None: the env knows of none
-
-    @property
-    def rewards(self):  # (T+1, n), row t: r_{t-1}; 0 behind the end
-        return self.rows["prev_reward"] * (np.arange(len(self.rows))[:, None] <= self.n_steps)
-
-    @property
-    def returns(self):  # (n,)
-        return self.rewards.sum(0, dtype=np.float64)
-
-
-def play(env, act, seed, frames=None):
-    """Play one whole episode in every lane. A lane that ends early plays on, unseen, until the
-    longest one ends: its rows after the end belong to no episode and are never used.
-
-    act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
-    """
-    n, row_type = env.n, row_dtype(env)
-    obs, h = env.reset(seed), None  # h None: an empty memory
-    action, reward = np.zeros((n, env.action_dim), np.float32), np.zeros(n, np.float32)
-    terminal, alive = np.zeros(n, bool), np.ones(n, bool)
-    rows, n_steps, success = [], np.zeros(n, int), None
-    while True:
-        row = np.zeros(n, row_type)
-        row["obs"], row["prev_action"], row["prev_reward"] = obs, action, reward
-        row["terminal"] = terminal
-        rows.append(row)
-        if frames is not None:
-            frames.append(env.envs.render()[0])
-        if not alive.any():
-            return Episodes(np.stack(rows), n_steps, success)  # rows: (T+1, n)
-        if len(rows) > 100_000:
-            raise UsageError(f"--env-id {env.args.env_id}: an episode did not end within 100,000 "
-                             "steps; give it a limit with --max-episode-steps")
-        action, h = act(obs, action, reward, h)
-        obs, reward, terminal, ended, succeeded = env.step(action)
-        if succeeded is not None:
-            succeeded = np.asarray(succeeded, bool) & alive
-            success = succeeded if success is None else success | succeeded
-        n_steps += alive
-        alive &= ~ended
-
-
-# --- SEQUENCE BUFFER ------------------------------------------------------------------------------
-
-
-def row_dtype(env):
-    return np.dtype([("obs", env.obs_dtype, (env.obs_dim,)), ("prev_reward", "f4"),
-                     ("prev_action", "f4", (env.action_dim,)), ("terminal", "?")])
-
-
-class Batch(NamedTuple):
-    """Sequences of one episode each, time first: rows 0 to T perceived, steps 0 to T-1 taken."""
-
-    obs: torch.Tensor  # (T+1, B, O)
-    prev_action: torch.Tensor  # (T+1, B, A)
-    prev_reward: torch.Tensor  # (T+1, B)
-    action: torch.Tensor  # (T, B, A)
-    reward: torch.Tensor  # (T, B)
-    terminal: torch.Tensor  # (T, B) 1 = nothing follows, do not bootstrap
-    mask: torch.Tensor  # (T, B) 1 = a real step, 0 = padding behind the end of the episode
-
-
-class SequenceBuffer:
-    """Whole episodes, appended row by row to a file: a killed run loses nothing, a checkpoint
-    only keeps the index; it is mapped into memory, and the newest `size` steps are sampled."""
-
-    def __init__(self, path, row_type, size):
-        self.path, self.size, self.dtype = Path(path), size, row_type
-        self.n_steps = np.zeros(0, int)  # steps of each episode, oldest first
-        self.rewarded = np.zeros(0, bool)  # has it any non-zero reward?
-
-    def add(self, episodes):
-        with self.path.open("ab") as file:
-            for lane, n in enumerate(episodes.n_steps):
-                file.write(episodes.rows[: n + 1, lane].tobytes())
-        self.n_steps = np.append(self.n_steps, episodes.n_steps)
-        self.rewarded = np.append(self.rewarded, episodes.rewards.any(0))
-        self._map()
-
-    def load(self, n_steps, rewarded):
-        """Go back to the episodes of a checkpoint: whatever was appended later is cut off."""
-        self.n_steps, self.rewarded = n_steps, rewarded
-        n_bytes = int((n_steps + 1).sum()) * self.dtype.itemsize
-        if n_bytes > (self.path.stat().st_size if self.path.exists() else 0):
-            raise UsageError(f"--resume {self.path.parent}: {self.path.name} is missing or cut; "
-                             "start the run again")
-        if self.path.exists():
-            os.truncate(self.path, n_bytes)
-        if n_bytes:
-            self._map()
-
-    def _map(self):
-        """Map the file and keep an index of the episodes that are young enough to be sampled."""
-        self.rows = np.memmap(self.path, self.dtype, mode="r").view(np.ndarray)
-        first_row = np.cumsum(self.n_steps + 1) - (self.n_steps + 1)
-        age = np.cumsum(self.n_steps[::-1])[::-1]  # steps since the episode began
-        young = age <= max(self.size, self.n_steps[-1])
-        end, terminal = first_row + self.n_steps, self.rows["terminal"]
-        fell = terminal[end] > terminal[end - 1]  # terminal at its end, and not before in a goal
-        self.index = np.stack([first_row, self.n_steps, self.rewarded, fell], 1)[young]  # (n, 4)
-
-    def sample(self, batch_size, context_length, rewarded_fraction, rng, device):
-        """Draw sequences, each from inside one episode, every possible start equally likely; a
-        `rewarded_fraction` of them from episodes that hold a reward, if there are any."""
-        first_row, n_steps, rewarded, fell = self.index.T
-        if context_length == "full":
-            L, n_starts = n_steps.max(), np.ones_like(n_steps)
-        else:
-            # DEVIATION: in an episode that ends in a terminal step, any step may be the start.
-            # TRAP: of windows that are all L steps long only one holds that step, while others are
-            # in L of them: Q is told too rarely that a fall is the end.
-            L = context_length
-            n_starts = np.where(fell, n_steps, (n_steps - L + 1).clip(1))
-        # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
-        # rare, nearly every batch lacks it then; where every episode has some, it is the same.
-        n_rewarded = round(rewarded_fraction * batch_size) if rewarded.any() else 0
-        episode = np.concatenate([
-            np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
-            for weight, n in ((n_starts * rewarded, n_rewarded),
-                              (n_starts, batch_size - n_rewarded))])
-        start, n = rng.integers(n_starts[episode]), n_steps[episode]
-        T = min(L, (n - start).max())
-        t = start + np.arange(T + 1)[:, None]  # (T+1, B)
-        rows = self.rows[first_row[episode] + np.minimum(t, n)]  # one gather: (T+1, B)
-        # A sequence starts with an empty memory and no past, also in the middle of an episode.
-        rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
-
-        def tensor(x):
-            return torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
-
-        # TRY: let the first steps of a window count in no loss (docs/lessons.md, 4).
-        prev_action, prev_reward = tensor(rows["prev_action"]), tensor(rows["prev_reward"])
-        return Batch(tensor(rows["obs"]), prev_action, prev_reward, prev_action[1:],
-                     prev_reward[1:], tensor(rows["terminal"][1:]), tensor(t[:-1] < n))
+        super().__post_init__()
+        self.require("learning_starts", self.learning_starts < self.total_timesteps,
+                     f"below --total-timesteps {self.total_timesteps}")
 
 
 # --- NETWORKS -------------------------------------------------------------------------------------
-
-
 class Encoder(nn.Module):
-    """The memory: embeds what is perceived at each step and remembers it in an RNN.
-    Acting is the same call with T = 1 and the h of the last step."""
+    """The memory: embeds what is perceived at each step and remembers it in an RNN. Acting is the
+    same call, T = 1, with the h that the last one gave (None: empty). No memory: H = 0."""
 
     def __init__(self, obs_dim, action_dim, args):
         super().__init__()
+        self.H = args.rnn_size if args.policy == "recurrent" else 0
+        if self.H == 0:
+            return
         sizes = dict(zip("oar", zip((obs_dim, action_dim, 1), args.embeddings)))
-        self.embed = nn.ModuleDict({k: nn.Linear(*sizes[k]) for k in args.inputs})
-        n_in = sum(sizes[k][1] for k in args.inputs)
-        self.rnn = {"gru": nn.GRU, "lstm": nn.LSTM}[args.rnn](n_in, args.rnn_size)
+        self.embed = nn.ModuleDict({name: nn.Linear(*sizes[name]) for name in args.inputs})
+        # TRY: a memory of your own: causal, and no mask is needed, since padding is behind the end.
+        rnn = {"gru": speed.GRU, "lstm": nn.LSTM}[args.rnn]
+        self.rnn = rnn(sum(sizes[name][1] for name in args.inputs), self.H)
         for name, p in self.rnn.named_parameters():
             nn.init.orthogonal_(p) if "weight" in name else nn.init.zeros_(p)
 
     def forward(self, obs, prev_action, prev_reward, h=None):
-        """(T, B, O), (T, B, A), (T, B) -> memory at each step (T, B, H), memory after the last."""
+        """(T, B, O), (T, B, A), (T, B) -> memory at each step (T, B, H); h for the next call."""
+        if self.H == 0:
+            return obs.new_zeros(*prev_reward.shape, 0), None
         perceived = {"o": obs, "a": prev_action, "r": prev_reward.unsqueeze(-1)}
-        x = [F.relu(embed(perceived[k])) for k, embed in self.embed.items()]
-        # TRY: a memory of your own: anything that looks back over the rows 0 to t, and no further.
+        x = [F.relu(embed(perceived[name])) for name, embed in self.embed.items()]
         return self.rnn(torch.cat(x, -1), h)  # (T, B, embeddings) -> (T, B, H)
 
 
-class OutputLayer(nn.Linear):
-    """The last layer. It works in float32 even with --bf16, whose 8 bits are too coarse for a Q."""
-
-    def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
-
-
 class Head(nn.Module):
-    """MLP over [h, x], or over x alone; the first layer has its weights in two parts."""
+    """MLP over [h, x], or over x alone; the weights of its first layer are in two parts."""
 
-    def __init__(self, n_memory, n_x, hidden_sizes, n_out):
+    def __init__(self, H, n_x, hidden_sizes, n_out):
         super().__init__()
-        self.of_memory = nn.Linear(n_memory, hidden_sizes[0]) if n_memory else None
-        self.of_x = nn.Linear(n_x, hidden_sizes[0], bias=n_memory == 0)  # one bias is enough
-        layers = [nn.ReLU(inplace=True)]
-        for a, b in zip(hidden_sizes, hidden_sizes[1:]):
-            layers += [nn.Linear(a, b), nn.ReLU(inplace=True)]
-        self.rest = nn.Sequential(*layers, OutputLayer(hidden_sizes[-1], n_out))
+        self.of_h = nn.Linear(H, hidden_sizes[0]) if H else None
+        self.of_x = nn.Linear(n_x, hidden_sizes[0], bias=H == 0)  # one bias is enough
+        layers = [nn.ReLU()]
+        for a, b in zip(hidden_sizes, (*hidden_sizes[1:], n_out)):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        self.rest = nn.Sequential(*layers[:-1])
 
     def forward(self, h, x):
-        """h (..., H), or None without memory; x (..., n_x) -> (..., n_out)."""
-        of_h = self.of_x.bias if h is None else self.of_memory(h).flatten(0, -2)  # (T*B, hidden)
+        """h (..., H), x (..., n_x) -> (..., n_out)."""
+        of_h = self.of_h(h).flatten(0, -2) if self.of_h else self.of_x.bias
         first = torch.addmm(of_h, x.flatten(0, -2), self.of_x.weight.t())
         return self.rest(first).unflatten(0, x.shape[:-1])
 
@@ -566,18 +146,14 @@ class Actor(nn.Module):
 
     def __init__(self, obs_dim, action_dim, args):
         super().__init__()
-        recurrent = args.policy == "recurrent"
-        self.encoder = Encoder(obs_dim, action_dim, args) if recurrent else None
+        self.encoder = Encoder(obs_dim, action_dim, args)
         self.embed = nn.Linear(obs_dim, args.embeddings[0])  # the shortcut around the memory
-        self.head = Head(args.rnn_size * recurrent, args.embeddings[0], args.hidden_sizes,
-                         action_dim)
+        self.head = Head(self.encoder.H, args.embeddings[0], args.hidden_sizes, action_dim)
 
     def forward(self, h, obs):
-        """h (..., H) or None without memory, obs (..., O) -> action (..., A) in (-1, 1)."""
-        return self.before_tanh(h, obs).tanh()
-
-    def before_tanh(self, h, obs):
-        return self.head(h, F.relu(self.embed(obs)))
+        """h (..., H), obs (..., O) -> action (..., A) in (-1, 1), and what it was before tanh."""
+        u = self.head(h, F.relu(self.embed(obs)))
+        return u.tanh(), u
 
 
 class Critic(nn.Module):
@@ -585,54 +161,57 @@ class Critic(nn.Module):
 
     def __init__(self, obs_dim, action_dim, args):
         super().__init__()
-        recurrent = args.policy == "recurrent"
-        self.encoder = Encoder(obs_dim, action_dim, args) if recurrent else None
-        n_embedding = args.embeddings[0] + args.embeddings[1]
-        self.embed = nn.Linear(obs_dim + action_dim, n_embedding)  # the shortcut
-        self.qf1, self.qf2 = (Head(args.rnn_size * recurrent, n_embedding, args.hidden_sizes, 1)
-                              for _ in range(2))
+        self.encoder = Encoder(obs_dim, action_dim, args)
+        n = args.embeddings[0] + args.embeddings[1]
+        self.embed = nn.Linear(obs_dim + action_dim, n)  # the shortcut
+        self.qf1, self.qf2 = (Head(self.encoder.H, n, args.hidden_sizes, 1) for _ in range(2))
 
     def forward(self, c, obs, action):
-        """c (..., H) or None without memory, obs (..., O), action (..., A) -> two values (...)."""
+        """c (..., H), obs (..., O), action (..., A) -> two values (...)."""
         x = F.relu(self.embed(torch.cat([obs, action], -1)))
-        return [qf(c, x).squeeze(-1) for qf in (self.qf1, self.qf2)]
+        return self.qf1(c, x).squeeze(-1), self.qf2(c, x).squeeze(-1)
 
 
 class Agent(nn.Module):
-    """All that is learnt. SHARED ENCODER: what the actor's loss may change is said by the list
-    `actor_trains` and by two `.detach()` in `update`."""
+    """All that is learnt. SHARED ENCODER: `update` says what the actor's loss may change."""
 
     def __init__(self, obs_dim, action_dim, args):
         super().__init__()
-        self.args = args
+        self.exploration_noise = args.exploration_noise
         self.actor, self.critic = (net(obs_dim, action_dim, args) for net in (Actor, Critic))
         if args.shared_encoder != "separate":
             self.actor.encoder = self.critic.encoder
-        learnt = nn.ModuleList((self.actor, self.critic))  # its parameters: a shared memory once
-        targets = copy.deepcopy(learnt).requires_grad_(False)
-        self.actor_target, self.critic_target = targets
-        self.learnt, self.targets = list(learnt.parameters()), list(targets.parameters())
-        self.critic_trains = list(self.critic.parameters())
-        self.actor_trains = list(self.actor.parameters())  # separate, critic-frozen, -only
-        if args.shared_encoder.startswith("published"):  # also the critic, whose Q is to be high
-            self.actor_trains = list(dict.fromkeys(self.actor_trains + self.critic_trains))
+        nets = nn.ModuleList((self.actor, self.critic))  # its parameters: a shared memory once
+        self.actor_target, self.critic_target = targets = copy.deepcopy(nets).requires_grad_(False)
+        self.learnt, self.targets = list(nets.parameters()), list(targets.parameters())
 
     @torch.no_grad()
     def act(self, obs, prev_action, prev_reward, h, deterministic=False):
         """One step in n lanes, NumPy in and out: obs (n, O) ... -> action (n, A), memory."""
-        device, out = self.learnt[0].device, None
-        obs, prev_action, prev_reward = (torch.as_tensor(x, device=device)[None]
+        obs, prev_action, prev_reward = (torch.as_tensor(x).to(self.actor.embed.weight)[None]
                                          for x in (obs, prev_action, prev_reward))  # (1, n, ...)
-        if self.actor.encoder:
-            out, h = self.actor.encoder(obs, prev_action, prev_reward, h)
-        action = self.actor(out, obs)
-        if not deterministic:
-            noise = self.args.exploration_noise * torch.randn_like(action)
-            action = (action + noise).clamp(-1, 1)
-        return action[0].cpu().numpy(), h
+        out, h = self.actor.encoder(obs, prev_action, prev_reward, h)
+        action, _ = self.actor(out, obs)
+        noise = 0 if deterministic else self.exploration_noise * torch.randn_like(action)
+        return (action + noise).clamp(-1, 1)[0].cpu().numpy(), h
 
 
 # --- LOSSES AND UPDATE ----------------------------------------------------------------------------
+class Batch(NamedTuple):
+    """B windows, time first. An episode of 5 steps has 6 rows; row t is perceived at step t:
+
+        row        0    1    2    3    4    5       The window of T = 3 steps from row 2 on is rows
+        o_t       o_0  o_1  o_2  o_3  o_4  o_5      2 to 5. It has no past: its memory is empty, and
+        a_{t-1}    0   a_0  a_1  a_2  a_3  a_4      a_1 and r_1 in its first row become 0. Behind
+        r_{t-1}    0   r_0  r_1  r_2  r_3  r_4      the end of an episode is padding, with mask 0.
+    """
+    obs: torch.Tensor  # (T+1, B, O)
+    prev_action: torch.Tensor  # (T+1, B, A)
+    prev_reward: torch.Tensor  # (T+1, B)
+    action: torch.Tensor  # (T, B, A)
+    reward: torch.Tensor  # (T, B)
+    terminal: torch.Tensor  # (T, B) 1 = nothing follows, do not bootstrap
+    mask: torch.Tensor  # (T, B) 1 = a real step, 0 = padding behind the end of the episode
 
 
 def masked_mean(x, mask):
@@ -640,400 +219,262 @@ def masked_mean(x, mask):
 
 
 def td_targets(batch, next_value, args):
-    """Eq. (2): next_value (T, B) is V_{t+1}; the targets y (T, B), from the last step backwards.
-    After the last real step of a sequence follows V alone."""
+    """Eq. (2): next_value (T, B) is V_{t+1}; the targets y (T, B), from the last step backwards."""
     assert next_value.shape == batch.reward.shape == batch.mask.shape
     discount = args.gamma * (1 - batch.terminal)
-    lam = args.td_lambda * torch.cat([batch.mask[1:], torch.zeros_like(batch.mask[:1])])  # (T, B)
+    # Lambda, (T, B), but 0 after the last real step of a window: V alone follows there.
+    lam = args.td_lambda * torch.cat([batch.mask[1:], torch.zeros_like(batch.mask[:1])])
     one_step = batch.reward + discount * (1 - lam) * next_value
-    y = torch.zeros_like(one_step[0])
-    targets = []
-    # DEVIATION: the paper has lambda = 0, where the loop changes nothing.
-    # TRY: n-step targets (docs/lessons.md, 6).
-    for reward_t, follow_t in zip(one_step.flip(0), (discount * lam).flip(0)):
-        y = reward_t + follow_t * y  # Eq. (2)
+    y, targets = torch.zeros_like(one_step[0]), []
+    # DEVIATION: the paper has lambda = 0. TRY: n-step targets (docs/lessons.md, 6).
+    for one_step_t, follow_t in zip(one_step.flip(0), (discount * lam).flip(0)):
+        y = one_step_t + follow_t * y  # Eq. (2)
         targets.append(y)
     return torch.stack(targets).flip(0)  # (T, B)
 
 
-def critic_loss(q1, q2, y, mask):
-    """Eq. (3), all (T, B)."""
-    assert q1.shape == q2.shape == y.shape == mask.shape
-    loss = masked_mean((q1 - y) ** 2 + (q2 - y) ** 2, mask)
-    return loss, {"losses/qf_loss": loss, "losses/q_data": masked_mean((q1 + q2) / 2, mask),
-                  "losses/target": masked_mean(y, mask)}
-
-
-def actor_loss(q1, q2, before_tanh, mask, args):
-    """Eq. (4): q1, q2, mask (T, B); before_tanh (T, B, A) of the actions that were valued."""
-    assert q1.shape == q2.shape == mask.shape == before_tanh.shape[:2]
-    q = torch.minimum(q1, q2) if args.actor_q == "min" else q1
-    # TRAP: tanh has no slope far out. A young critic's errors push the actions there at once, and
-    # a deterministic actor hardly comes back. DEVIATION: the authors have no such term.
-    far_out = (before_tanh**2).mean(-1)  # (T, B)
-    loss = masked_mean(args.saturation_cost * far_out - q, mask)
-    saturated = (before_tanh.abs() > 2).float().mean(-1)  # |a| > 0.964
-    return loss, {"losses/actor_loss": loss, "losses/q_policy": masked_mean(q, mask),
-                  "losses/saturated": masked_mean(saturated, mask)}
-
-
-def grad_norm(module):
-    return nn.utils.get_total_norm([p.grad for p in module.parameters()] if module else [])
-
-
-def update(agent, optimizer, batch, args, n_updates):
-    """One gradient step on every network; `n_updates` were made before. Returns a dict of scalars,
-    detached."""
-    mask, actor, critic = batch.mask, agent.actor, agent.critic
-    actor_target, critic_target = agent.actor_target, agent.critic_target
+def update(agent, optimizer, batch, args, train_actor):
+    """One gradient step on every network, or on the critic alone -> dict of scalars, detached."""
+    mask, actor, critic, target = batch.mask, agent.actor, agent.critic, agent.critic_target
     perceived = batch.obs, batch.prev_action, batch.prev_reward
-    train_actor = n_updates % args.policy_frequency == 0
+    separate, published = (args.shared_encoder.startswith(x) for x in ("separate", "published"))
 
     # The memories. Each network goes over the sequences once.
-    # DEVIATION: the authors step the critic first and run actor and critic again for the actor's
-    # loss; here both losses see the same networks. It learns: docs/rmf_td3_lstm.md.
-    c = h = k = g = None
-    if critic.encoder:
-        c = critic.encoder(*perceived)[0][:-1]  # (T, B, H)
-        with torch.no_grad():  # memories of the step that follows: (T, B, H)
-            k = critic_target.encoder(*perceived)[0][1:]
-            g = actor_target.encoder(*perceived)[0][1:] if args.shared_encoder == "separate" else k
+    # DEVIATION: the authors step the critic first and run it and the actor again for the actor's
+    # loss; here both losses see the networks as they are, which saves a third of the time.
+    c = critic.encoder(*perceived)[0]  # (T+1, B, H)
+    h = actor.encoder(*(x[:-1] for x in perceived))[0] if separate else c[:-1]  # (T, B, H)
+    h = h.detach() if args.shared_encoder == "critic-only" else h
+    k = target.encoder(*perceived)[0]
+    g = agent.actor_target.encoder(*perceived)[0] if separate else k
+    action, u = actor(h, batch.obs[:-1])  # (T, B, A)
 
     # The critic.
     with torch.no_grad():
-        next_action = actor_target(g, batch.obs[1:])  # (T, B, A)
-        noise = (args.policy_noise * torch.randn_like(next_action)).clamp(
-            -args.noise_clip, args.noise_clip)
+        next_action, _ = agent.actor_target(g[1:], batch.obs[1:])  # (T, B, A)
+        noise = (args.policy_noise * torch.randn_like(next_action)).clamp(-0.5, 0.5)
         next_action = (next_action + noise).clamp(-1, 1)
-        q1, q2 = critic_target(k, batch.obs[1:], next_action)
-        y = td_targets(batch, torch.minimum(q1, q2), args)  # Eq. (1), (2)
-    q_loss, scalars = critic_loss(*critic(c, batch.obs[:-1], batch.action), y, mask)
+        next_value = torch.minimum(*target(k[1:], batch.obs[1:], next_action))  # Eq. (1), (T, B)
+        y = td_targets(batch, next_value, args)
+    q1, q2 = critic(c[:-1], batch.obs[:-1], batch.action)  # (T, B)
+    q_loss = masked_mean((q1 - y) ** 2 + (q2 - y) ** 2, mask)  # Eq. (3)
 
     # The actor: its loss takes the critic's memory as given, since the new action enters after it.
     # TRAP: "published" sharing lets this loss train the critic, too: Q rises without bound.
-    if train_actor:
-        if critic.encoder:
-            separate = args.shared_encoder == "separate"
-            h = actor.encoder(*(x[:-1] for x in perceived))[0] if separate else c  # (T, B, H)
-            h = h.detach() if args.shared_encoder == "critic-only" else h
-            if not args.shared_encoder.startswith("published"):
-                c = c.detach()
-        before_tanh = actor.before_tanh(h, batch.obs[:-1])  # (T, B, A)
-        q1, q2 = critic(c, batch.obs[:-1], before_tanh.tanh())
-        pi_loss, actor_scalars = actor_loss(q1, q2, before_tanh, mask, args)
-        scalars |= actor_scalars
+    c = c if published else c.detach()
+    q_policy = torch.minimum(*critic(c[:-1], batch.obs[:-1], action))  # (T, B) TRY: the first alone
+    # TRAP: tanh has no slope far out. A young critic's errors push the actions there at once, and
+    # a deterministic actor hardly comes back. DEVIATION: the authors have no such term.
+    actor_loss = masked_mean(args.saturation_cost * (u**2).mean(-1) - q_policy, mask)  # Eq. (4)
 
     # Gradients: each loss reaches only the parameters that it is meant to train.
     optimizer.zero_grad()
-    with torch.autocast(mask.device.type, enabled=False):  # in the types that the forwards took
-        q_loss.backward(inputs=agent.critic_trains, retain_graph=args.shared_encoder != "separate")
-        if train_actor:
-            pi_loss.backward(inputs=agent.actor_trains)
+    q_loss.backward(retain_graph=not separate)  # the actor's needs it, too
     if train_actor:
-        scalars["grads/actor_rnn"] = grad_norm(actor.encoder)
-    scalars["grads/critic_rnn"] = grad_norm(critic.encoder)
+        actor_loss.backward(inputs=None if published else list(actor.parameters()))  # None: all
+    scalars = {
+        "losses/qf_loss": q_loss, "losses/q_data": masked_mean((q1 + q2) / 2, mask),
+        "losses/target": masked_mean(y, mask), "losses/actor_loss": actor_loss,
+        "losses/q_policy": masked_mean(q_policy, mask),
+        "losses/saturated": masked_mean((u.abs() > 2).float().mean(-1), mask),  # |a| > 0.964
+        "grads/actor_rnn": grad_norm(actor.encoder), "grads/critic_rnn": grad_norm(critic.encoder)}
     if args.shared_encoder == "published-clipped":
         nn.utils.clip_grad_norm_(agent.parameters(), 1.0)
     optimizer.step()
 
-    # The targets follow.
+    # The targets follow actor and critic.
     if train_actor:
-        with torch.no_grad():
-            torch._foreach_lerp_(agent.targets, agent.learnt, args.tau)
+        torch._foreach_lerp_(agent.targets, [p.detach() for p in agent.learnt], args.tau)
     return {name: value.detach() for name, value in scalars.items()}
 
 
-# --- EVALUATION -----------------------------------------------------------------------------------
+# --- SEQUENCE BUFFER ------------------------------------------------------------------------------
+class SequenceBuffer:
+    """Whole episodes, the newest `size` steps of them, and windows drawn from them."""
+
+    def __init__(self, row_type, size):
+        self.row_type, self.size, self.episodes = row_type, size, []  # each (n_steps + 1,) rows
+        self.index = np.zeros((0, 3), int)  # n_steps; any reward in it? does it end with a fall?
+
+    def add(self, rows, n_steps):
+        """rows (T+1, n), n_steps (n,): an episode in each column."""
+        new = [rows[: n + 1, lane].copy() for lane, n in enumerate(n_steps)]
+        # A fall: the last step is terminal and the one before is not, as it is inside of a goal.
+        facts = [(len(e) - 1, e["prev_reward"].any(), e["terminal"][-1] > e["terminal"][-2])
+                 for e in new]
+        self.episodes, self.index = self.episodes + new, np.append(self.index, facts, 0)
+        age = np.cumsum(self.index[::-1, 0])[::-1]  # steps since the episode began
+        n_old = (age > max(self.size, age[-1])).sum()
+        self.episodes, self.index = self.episodes[n_old:], self.index[n_old:]
+
+    def sample(self, args, rng, device):
+        """Draw windows, each from inside one episode, every possible start equally likely; a
+        `rewarded_fraction` of them from episodes that hold a reward, if there are any."""
+        n_steps, rewarded, fell = self.index.T
+        if args.context_length == "full":
+            L, n_starts = n_steps.max(), np.ones_like(n_steps)
+        else:
+            # DEVIATION: in an episode that ends with a fall, any step may be the start. TRAP: of
+            # windows that are all L steps long only one holds its last step, while a step in its
+            # middle is in L of them: Q is told too rarely that a fall is the end.
+            L = args.context_length
+            n_starts = np.where(fell, n_steps, (n_steps - L + 1).clip(1))
+        # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
+        # rare, nearly every batch lacks it then; where every episode has some, it is the same.
+        n_rewarded = round(args.rewarded_fraction * args.batch_size) if rewarded.any() else 0
+        chosen = np.concatenate([  # episodes, each as likely as it has starts, (B,)
+            np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
+            for weight, n in ((n_starts * rewarded, n_rewarded),
+                              (n_starts, args.batch_size - n_rewarded))])
+        start, n = rng.integers(n_starts[chosen]), n_steps[chosen]
+        T = min(L, (n - start).max())
+        t = start + np.arange(T + 1)[:, None]  # (T+1, B)
+        rows = np.stack([self.episodes[episode][np.minimum(t[:, b], n[b])]
+                         for b, episode in enumerate(chosen)], 1)  # (T+1, B)
+        # A window starts with an empty memory and no past, also in the middle of an episode.
+        rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
+
+        # TRY: let the first steps of a window count in no loss (docs/lessons.md, 4).
+        mask = torch.from_numpy((t[:-1] < n).astype(np.float32)).to(device)
+        x = {name: torch.from_numpy(np.ascontiguousarray(rows[name], np.float32)).to(device)
+             for name in rows.dtype.names}
+        return Batch(x["obs"], x["prev_action"], x["prev_reward"], x["prev_action"][1:],
+                     x["prev_reward"][1:], x["terminal"][1:], mask)
+
+    def state_dict(self):
+        rows = np.concatenate([np.zeros(0, self.row_type), *self.episodes])
+        return {"rows": torch.from_numpy(rows.view("u1")), "index": torch.from_numpy(self.index)}
+
+    def load_state_dict(self, state):
+        rows, self.index = state["rows"].numpy().view(self.row_type), state["index"].numpy()
+        self.episodes = np.split(rows, np.cumsum(self.index[:, 0] + 1))[:-1]
 
 
-def evaluate(env, agent, args, frames=None):
+# --- POMDP WRAPPER AND PLAY -----------------------------------------------------------------------
+class POMDP:
+    """What the agent sees of `n` lanes of an environment: obs (n, O), of which `--observe` keeps
+    some entries and `--flicker` blanks some; an oracle sees all of it, and the hidden state."""
+
+    def __init__(self, args, n, split="train", film=False):
+        oracle = args.policy == "oracle"
+        self.lanes = envs.FlatLanes(args.env_id, n, "Box", oracle, split, film)
+        if oracle and not (args.observe or args.flicker):
+            self.lanes.require_oracle()
+        self.keep = self.lanes.entries("" if oracle else args.observe)
+        self.flicker = 0.0 if oracle else args.flicker
+        self.n, self.obs_dim, self.action_dim = n, len(self.keep), self.lanes.action_dim
+        self.row_type = np.dtype([("obs", self.lanes.obs_dtype, (self.obs_dim,)),
+                                  ("prev_action", "f4", (self.action_dim,)),
+                                  ("prev_reward", "f4"), ("terminal", "?")])
+
+    def _see(self, obs):
+        return obs[:, self.keep] * (self.rng.random((self.n, 1)) >= self.flicker)  # (n, O)
+
+    def reset(self, seed):
+        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
+        return self._see(self.lanes.reset(seed))
+
+    def step(self, action):
+        """action (n, A) -> obs (n, O), then (n,) each: reward, terminal, ended, success (nan: the
+        env knows of none)."""
+        obs, reward, terminated, truncated, info = self.lanes.step(action)
+        # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
+        # A step inside a goal is terminal, as the authors' are, but the episode goes on and counts.
+        goal = np.asarray(info.get("is_goal", np.zeros(self.n)), bool)
+        success = info.get("is_goal", info.get("is_success", np.full(self.n, np.nan)))
+        return self._see(obs), reward, terminated | goal, terminated | truncated, success
+
+
+def play(env, act, seed):
+    """Play one whole episode in every lane. A lane that ends early plays on, unseen, until the
+    longest one ends: its rows after the end belong to no episode and are never used.
+    act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
+    -> rows (T+1, n) of `row_type` ("terminal": was step t-1?), then (n,) each: n_steps, returns,
+    success (ever in the goal; nan: the env knows of none)"""
+    n, h = env.n, None  # None: an empty memory
+    obs, action, reward = env.reset(seed), np.zeros((n, env.action_dim), "f4"), np.zeros(n, "f4")
+    terminal, alive = np.zeros(n, bool), np.ones(n, bool)
+    rows, n_steps, returns, success = [], np.zeros(n, int), np.zeros(n), np.full(n, np.nan)
+    while True:
+        row = np.zeros(n, env.row_type)
+        row["obs"], row["prev_action"], row["prev_reward"] = obs, action, reward
+        row["terminal"] = terminal
+        rows.append(row)
+        if not alive.any():
+            return np.stack(rows), n_steps, returns, success
+        action, h = act(obs, action, reward, h)
+        obs, reward, terminal, ended, succeeded = env.step(action)
+        success = np.fmax(success, np.where(alive, succeeded, np.nan))
+        n_steps += alive
+        returns += reward * alive
+        alive &= ~ended
+
+
+# --- EVALUATION AND TRAINING ----------------------------------------------------------------------
+def evaluate(env, agent, args):
     """Play the held-out episodes with deterministic actions, the same ones every time."""
-    episodes = play(env, lambda *perceived: agent.act(*perceived, deterministic=True),
-                    args.seed + 10_000, frames)
-    returns = episodes.returns
-    result = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std()}
-    result["eval/return_worst10"] = returns[returns <= np.percentile(returns, 10)].mean()
-    if episodes.success is not None:
-        result["eval/success_rate"] = episodes.success.mean()
-    return result
+    _, _, returns, success = play(env, partial(agent.act, deterministic=True), args.seed + 10_000)
+    metrics = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
+               "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean()}
+    return metrics if np.isnan(success).all() else metrics | {"eval/success_rate": success.mean()}
 
 
-def make_eval_envs(args):
-    """-> {ending of a column's name: env}: "" for --env-id, "@id" for each of --eval-env-ids."""
-    made = {"": POMDP(args, args.eval_episodes, "heldout")}
-    for env_id in args.eval_env_ids:
-        try:
-            env = POMDP(replace(args, env_id=env_id), args.eval_episodes, "heldout")
-        except UsageError as error:
-            raise UsageError(f"--eval-env-ids {env_id}: {error}") from error
-        made[f"@{env_id}"] = env
-        own, other = (f"{e.obs_dim} observations and {e.action_dim} actions of a "
-                      f"{type(e.envs.single_action_space).__name__}" for e in (made[""], env))
-        if own != other:
-            raise UsageError(f"--eval-env-ids {env_id}: {other}, but {args.env_id} has {own}")
-    return made
-
-
-def evaluate_all(eval_envs, agent, args):
-    return {name + ending: value for ending, env in eval_envs.items()
-            for name, value in evaluate(env, agent, args).items()}
-
-
-def report(folder, result):
-    print("\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
-    print(f"{folder}: held-out return {result['eval/return_mean']:.2f} +- "
-          f"{result['eval/return_std']:.2f}")
-
-
-def capture_video(env, agent, args, folder):
-    """Write a held-out episode, played in an env of one lane that renders, as a GIF."""
-    from PIL import Image
-
-    frames = []
-    evaluate(env, agent, args, frames)
-    images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(folder / "episode.gif", save_all=True, append_images=images[1:], duration=50)
-    print(f"video: {folder / 'episode.gif'}")
-
-
-# --- RUN FOLDER -----------------------------------------------------------------------------------
-
-COLUMNS = [
-    "env_step", "seconds", "charts/episodic_return", "charts/episodic_length", "charts/SPS",
-    "charts/updates", "losses/qf_loss", "losses/actor_loss", "losses/q_data",
-    "losses/q_policy", "losses/saturated", "losses/target", "grads/actor_rnn", "grads/critic_rnn",
-    "eval/return_mean", "eval/return_std", "eval/return_worst10", "eval/success_rate",
-]
-
-
-def columns(args):
-    return COLUMNS + [f"{name}@{env_id}" for env_id in dict.fromkeys(args.eval_env_ids)
-                      for name in COLUMNS if name.startswith("eval/")]
-
-
-def replace_file(path, write):
-    """Write a file under a temporary name, then rename it: it is never seen half written."""
-    temporary = path.with_name("tmp-" + path.name)
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def new_run_folder(args):
-    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    name = f"{args.env_id}__{Path(__file__).stem}__{args.seed}__{now}"
-    folder = Path(args.runs_dir) / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"--runs-dir {args.runs_dir}: cannot make {folder}: {error.strerror}; "
-                         "name a folder that can be written to") from error
-    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent,
-                         capture_output=True, text=True)  # a shell: git may not be there
-    versions = {m.__name__: m.__version__ for m in (torch, gym, np)} | {"python": sys.version}
-    config = {"script": Path(__file__).name, "args": asdict(args), "versions": versions,
-              "git_commit": git.stdout.strip()}
-    replace_file(folder / "config.json", lambda p: p.write_text(json.dumps(config, indent=2)))
-    (folder / "metrics.csv").write_text(",".join(columns(args)) + "\n")
-    return folder
-
-
-def load_config(folder, source):
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        if config["script"] != Path(__file__).name:
-            raise UsageError(f"{source} {folder}: made by {config['script']}; use that script")
-        lists = {k: tuple(v) for k, v in config["args"].items() if isinstance(v, list)}
-        return Args(**config["args"] | lists)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{source} {folder}: no readable config.json in it ({error}); name the "
-                         "folder of a run, as in runs/Wind-v0__...") from error
-
-
-def load_checkpoint(folder, source, agent):
-    try:
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
-        agent.load_state_dict(saved["agent"])
-        return saved
-    except Exception as error:  # torch raises many kinds for a missing or damaged file
-        reason = " ".join(str(error).split())[:100]
-        raise UsageError(f"{source} {folder}: checkpoint.pt is missing, damaged or of another "
-                         f"environment ({reason}); start the run again") from error
-
-
-def draw_curve(folder, args, references):
-    """learning_curve.png: the held-out return, with the scores that the env states as lines."""
-    from matplotlib.figure import Figure
-
-    table = np.genfromtxt(folder / "metrics.csv", delimiter=",", skip_header=1, ndmin=2)
-    wanted = [COLUMNS.index(c) for c in ("env_step", "eval/return_mean", "eval/return_std")]
-    step, mean, std = table[~np.isnan(table[:, wanted[1]])][:, wanted].T
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(step, mean, color="C0", label=f"{args.policy}, seed {args.seed}")
-    axes.fill_between(step, mean - std, mean + std, color="C0", alpha=0.2, lw=0)
-    for i, (name, score) in enumerate(references.items()):
-        axes.axhline(score, color=f"C{i + 1}", ls="--", lw=1, label=f"{name}: {score:g}")
-    axes.axvspan(0, min(args.learning_starts, step.max()), color="0.93", label="random actions")
-    axes.set(title=f"{args.env_id}  {Path(__file__).stem}", xlabel="env steps",
-             ylabel=f"return, {args.eval_episodes} held-out episodes")
-    axes.legend(fontsize=8)
-    replace_file(folder / "learning_curve.png", lambda p: figure.savefig(p, dpi=110))
-
-
-# --- TRAINING -------------------------------------------------------------------------------------
-
-
-def train(args, stop=()):
-    """Play, learn, evaluate, until --total-timesteps, or until `stop`, a list, holds anything.
-    Returns the run folder."""
-    if args.learning_starts >= args.total_timesteps:
-        raise UsageError(f"--learning-starts {args.learning_starts}: no update before the end; "
-                         f"must be below --total-timesteps {args.total_timesteps}")
-    torch.set_num_threads(args.torch_threads)
+def train(args):
+    """Play, learn, evaluate, until --total-timesteps. Returns the run folder."""
+    torch.set_num_threads(1)  # more are often slower for networks this small
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)  # what is sampled, and the seeds of the episodes
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    env, eval_envs = POMDP(args, args.num_envs), make_eval_envs(args)
-    video_env = POMDP(args, 1, "heldout", "rgb_array") if args.capture_video else None
+    env, eval_env = POMDP(args, args.num_envs), POMDP(args, args.eval_episodes, "heldout")
+    video_env = POMDP(args, 1, "heldout", film=True) if args.capture_video else None
     agent = Agent(env.obs_dim, env.action_dim, args).to(device)
-    learnt = [p for p in agent.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(learnt, args.learning_rate, fused=True)
-    saved = load_checkpoint(Path(args.resume), "--resume", agent) if args.resume else None
-    if saved and saved["env_step"] >= args.total_timesteps:
-        raise UsageError(f"--resume {args.resume}: that run is complete; use --evaluate")
-    if saved and not Path(args.resume, "metrics.csv").is_file():
-        raise UsageError(f"--resume {args.resume}: metrics.csv is missing; start the run again")
-    folder = Path(args.resume) if args.resume else new_run_folder(args)
-    buffer = SequenceBuffer(folder / "buffer.bin", row_dtype(env), args.buffer_size)
-    env_step, n_updates, owed, started = 0, 0, 0.0, time.monotonic()
-    if saved:
-        optimizer.load_state_dict(saved["optimizer"])
-        rng.bit_generator.state = saved["numpy_rng"]
-        torch.manual_seed(saved["env_step"])  # a GPU: not the noise of the start again
-        torch.set_rng_state(saved["torch_rng"])
-        buffer.load(saved["n_steps"].numpy(), saved["rewarded"].numpy())
-        os.truncate(folder / "metrics.csv", saved["csv_bytes"])
-        env_step, n_updates, owed = saved["env_step"], saved["n_updates"], saved["owed"]
-        started -= saved["seconds"]
-    if args.track:
-        import wandb
+    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, fused=True)
+    rates = [group["lr"] for group in optimizer.param_groups]  # TRY: above, a group for memories
+    learn = speed.as_cuda_graph(update) if device.type == "cuda" else update
+    buffer = SequenceBuffer(env.row_type, args.buffer_size)
+    run = Run(args, f"{args.policy} agent", env.lanes.reference_scores, agent=agent,
+              optimizer=optimizer, buffer=buffer, rng=rng)  # --resume, --evaluate: brought back
+    env_step, n_updates = run.env_step, run.n_updates
 
-        tracker = wandb.init(project="recurrent-model-free-rl", name=folder.name, id=folder.name,
-                             dir=folder, config=asdict(args), mode=args.wandb_mode, resume="allow")
-    n_parameters = sum(p.numel() for p in learnt)
-    print(f"{args.env_id}: obs {env.obs_dim}, action {env.action_dim}; {args.policy} agent on "
-          f"{device}, {n_parameters:,} parameters\nrun folder: {folder}", flush=True)
-    result, score, time_left = {}, "-", "-"
-
-    def record(row, evaluation_due):
-        """Write a row; after an evaluation, or when stopping, also the picture and a checkpoint."""
-        nonlocal score, result
-        if evaluation_due:
-            result = evaluate_all(eval_envs, agent, args)
-            row |= result
-            score = f"{row['eval/return_mean']:.2f} +- {row['eval/return_std']:.2f}"
-        seconds = time.monotonic() - started
-        row |= {"env_step": env_step, "charts/updates": n_updates, "seconds": seconds}
-        with (folder / "metrics.csv").open("a") as file:
-            file.write(",".join(f"{row[c]:.7g}" if c in row else "" for c in columns(args)) + "\n")
-        if args.track:
-            tracker.log(row, step=env_step)
-        if evaluation_due or sys.stdout.isatty():
-            print(f"{env_step:>9,}/{args.total_timesteps:,} env steps | {n_updates:,} updates | "
-                  f"{row.get('charts/SPS', 0):,.0f} steps/s | held-out return {score} | "
-                  f"{time_left} left   ", end="\n" if evaluation_due else "\r", flush=True)
-        if evaluation_due or stop:
-            draw_curve(folder, args, env.envs.metadata.get("reference_scores", {}))
-            checkpoint = {
-                "agent": agent.state_dict(), "optimizer": optimizer.state_dict(),
-                "env_step": env_step, "n_updates": n_updates, "owed": owed, "seconds": seconds,
-                "numpy_rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state(),
-                "n_steps": torch.from_numpy(buffer.n_steps),
-                "rewarded": torch.from_numpy(buffer.rewarded),
-                "csv_bytes": (folder / "metrics.csv").stat().st_size}
-            replace_file(folder / "checkpoint.pt", lambda path: torch.save(checkpoint, path))
-
-    def random_action(obs, *_):
+    def random_action(*_):
         # DEVIATION: the authors' random moves are ten times smaller in Wind and Semi-Circle.
         return rng.uniform(-1, 1, (env.n, env.action_dim)).astype(np.float32), None
 
-    if not saved:
-        record({}, evaluation_due=True)
-    while env_step < args.total_timesteps and not stop:
-        # Every lane plays an episode.
-        round_started, learning = time.monotonic(), env_step >= args.learning_starts
-        episodes = play(env, agent.act if learning else random_action, int(rng.integers(2**31)))
-        buffer.add(episodes)
-        new_steps = int(episodes.n_steps.sum())
-        # The agent learns from the buffer.
+    metrics = evaluate(eval_env, agent, args) if args.evaluate or env_step == 0 else {}
+    if env_step == 0:
+        run.log(env_step, n_updates, metrics)
+    while env_step < args.total_timesteps:
+        # What is left of the learning, from 1 (more, before it starts) to 0: what falls follows it.
         left = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
-        if args.anneal_lr and learning:  # `left` falls from 1 to 0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * min(1, left / args.anneal_lr)
-        owed += args.updates_per_step * new_steps * learning
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * min(1, left / args.anneal_lr if args.anneal_lr else 1)
+        # Every lane plays an episode.
+        act = agent.act if env_step >= args.learning_starts else random_action
+        rows, n_steps, returns, _ = play(env, act, int(rng.integers(2**31)))
+        buffer.add(rows, n_steps)
+        env_step += int(n_steps.sum())
+        # The agent learns from the buffer, as many updates as are due by now.
         scalars = []
-        for _ in range(int(owed)):
-            batch = buffer.sample(args.batch_size, args.context_length, args.rewarded_fraction,
-                                  rng, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-                scalars.append(update(agent, optimizer, batch, args, n_updates + len(scalars)))
-        # One row of numbers: means over the round.
-        env_step, n_updates, owed = env_step + new_steps, n_updates + len(scalars), owed % 1
-        steps_per_second = new_steps / (time.monotonic() - round_started)
-        row = {k: torch.stack([s[k] for s in scalars if k in s]).mean().item()
-               for k in set().union(*scalars)}
-        row |= {"charts/episodic_return": episodes.returns.mean(), "charts/SPS": steps_per_second,
-                "charts/episodic_length": episodes.n_steps.mean()}
-        if learning:
-            minutes = (args.total_timesteps - env_step) / steps_per_second / 60
-            time_left = f"{max(minutes, 0):.1f} min"
-        passed = env_step // args.eval_interval > (env_step - new_steps) // args.eval_interval
-        record(row, evaluation_due=passed or env_step >= args.total_timesteps)
-    if args.track:
-        tracker.finish()
-    if env_step < args.total_timesteps:
-        print(f"stopped; go on with --resume {folder}")
-        return folder
-    if not n_updates:
-        raise UsageError(f"--total-timesteps {args.total_timesteps}: {folder} ended without an "
-                         "update; raise it, or lower --num-envs or --learning-starts")
-    buffer.path.unlink()  # only training needs it
-    if args.capture_video:
-        capture_video(video_env, agent, args, folder)
-    report(folder, result)
-    return folder
-
-
-def evaluate_run(args):
-    """--evaluate: play the held-out episodes with the checkpoint of a run."""
-    torch.set_num_threads(args.torch_threads)
-    folder, eval_envs = Path(args.evaluate), make_eval_envs(args)
-    env = eval_envs[""]
-    agent = Agent(env.obs_dim, env.action_dim, args)
-    load_checkpoint(folder, "--evaluate", agent)
-    if args.capture_video:
-        capture_video(POMDP(args, 1, "heldout", "rgb_array"), agent, args, folder)
-    report(folder, evaluate_all(eval_envs, agent, args))
+        while n_updates < int(args.updates_per_step * (env_step - args.learning_starts)):
+            batch = buffer.sample(args, rng, device)
+            train_actor = n_updates % args.policy_frequency == 0
+            scalars.append(learn(agent, optimizer, batch, args, train_actor))
+            n_updates += 1
+        # One row of numbers, means over the round.
+        metrics = mean_of(scalars) | {"charts/episodic_return": returns.mean(),
+                                      "charts/episodic_length": n_steps.mean()}
+        if run.evaluation_due(env_step):
+            metrics |= evaluate(eval_env, agent, args)
+        run.log(env_step, n_updates, metrics)
+    if video_env:
+        evaluate(video_env, agent, args)
+        run.save_video(video_env.lanes.frames)
+    return run.finish(metrics)
 
 
 def main(argv=None):
-    args, stop = parse_args(argv), []
-    if args.evaluate:
-        return evaluate_run(args)
-
-    def stop_after_this_round(*_):  # a second Ctrl-C stops at once
-        signal.signal(signal.SIGINT, on_interrupt)
-        stop.append(True)
-        print("\nstopping after this round", flush=True)
-
-    on_interrupt = signal.signal(signal.SIGINT, stop_after_this_round)
-    try:
-        return train(args, stop)
-    finally:
-        signal.signal(signal.SIGINT, on_interrupt)
+    return train(parse_args(Args, "rmf_td3_lstm", argv))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    main()

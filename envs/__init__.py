@@ -11,6 +11,8 @@ whether an environment has an oracle view, a held-out task split, or a seed for 
 
 import gymnasium as gym
 
+from envs.flat import FlatLanes, UnusableEnv  # noqa: F401  (what a script needs of this package)
+
 POINT_MASS = {"oracle": False, "split": "train"}
 
 # No max_episode_steps for point masses, credit tasks and trials of bodies: they end themselves,

@@ -7,11 +7,12 @@
     python experiments/bench_update.py --script rmf_td3_lstm
     python experiments/bench_update.py --script rmf_sac_discrete_pixels  # preset, Delayed-Catch
     python experiments/bench_update.py --script ppo_gru_baseline         # preset, Pendulum; acting
+    python experiments/bench_update.py --cuda --graph                    # on a GPU, in one launch
 
 Prints the median over `--updates` updates, one thread unless `--threads` says more, and the rate
 of a large matrix product on this machine, which bounds what any update can reach. Run it on a quiet
 machine: nothing else on the cores. With `--cuda`, on a GPU, the parts are not told apart, since it
-goes on after their calls have returned.
+goes on after their calls have returned; `--graph` makes the update as the scripts do there.
 """
 
 import argparse
@@ -25,6 +26,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import run  # noqa: E402
+import speed  # noqa: E402
 
 PARTS = defaultdict(float)  # part -> seconds, summed over the updates
 STEPS = {"Wind": 75, "SemiCircle": 120, "HalfCheetah": 64, "DelayedCatch5": 34}  # of a sequence
@@ -53,27 +56,26 @@ def off_policy(script, options):
     """-> function that makes one update on random sequences, what it is, stop watches to set."""
     pixels = "pixels" in script.__name__
     family = "DelayedCatch5" if pixels else options.family
-    sizes = script.PRESETS[family] if options.preset or pixels else RELEASED[family]
+    ours = run.preset(script.__name__, family, paper=False)[0]
+    sizes = ours if options.preset or pixels else RELEASED[family]
     rnn = {"rnn": options.rnn} if options.rnn else {}
     env_id = "HalfCheetah-V-v0" if family == "HalfCheetah" else f"{family}-v0"
-    args = script.Args(env_id=env_id, **sizes | rnn | dict(bf16=options.bf16))
+    args = script.Args(env_id=env_id, **sizes | rnn)
     env, B = script.POMDP(args, 1), args.batch_size
     T, n_obs, A = STEPS[family], env.obs_dim, env.action_dim
     agent = script.Agent(env, args) if pixels else script.Agent(n_obs, A, args)
     agent.to(options.device)
-    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], 3e-4,
-                                 fused=True)
+    optimizer = torch.optim.Adam(agent.parameters(), 3e-4, fused=True)
     batch = (
         torch.randn(T + 1, B, n_obs), torch.rand(T + 1, B, A) * 2 - 1, torch.rand(T + 1, B),
         torch.rand(T, B, A) * 2 - 1, torch.rand(T, B), torch.zeros(T, B), torch.ones(T, B))
     batch = script.Batch(*(x.to(options.device) for x in batch))
-    count = [0] if "td3" in script.__name__ else []  # TD3 is told how many updates were made
-    what = (f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}"
-            f"{', bfloat16' * args.bf16}")
+    rest = [True] if "td3" in script.__name__ else []  # TD3 is told to train the actor, too
+    what = f"{args.rnn.upper()} {args.rnn_size}, heads {args.hidden_sizes}, {B} sequences x {T}"
+    learn = speed.as_cuda_graph(script.update) if options.graph else script.update
 
     def update():
-        with torch.autocast(options.device, torch.bfloat16, enabled=args.bf16):
-            script.update(agent, optimizer, batch, args, *count)
+        learn(agent, optimizer, batch, args, *rest)
 
     def watch():
         if hasattr(script, "Encoder"):
@@ -91,9 +93,10 @@ def off_policy(script, options):
 
 def on_policy(script, options):
     """PPO: all gradient steps on one segment; also prints the rate of acting."""
-    args = script.Args(env_id="Pendulum-V-v0", **script.PRESETS["Pendulum"])
+    ours = run.preset(script.__name__, "Pendulum", paper=False)[0]
+    args = script.Args(env_id="Pendulum-V-v0", **ours)
     env = script.POMDP(args, args.num_envs)
-    agent = script.Agent(env.obs_dim, env.action_dim, env.discrete, args).to(options.device)
+    agent = script.Agent(env.obs_dim, env.action_dim, env.lanes.discrete, args).to(options.device)
     optimizer = torch.optim.Adam(agent.parameters(), 3e-4, fused=True)
     lanes = script.Lanes(env, args, torch.device(options.device))
     lanes.reset(0)
@@ -123,12 +126,15 @@ def main():
     parser.add_argument("--preset", action="store_true", help="the sizes of our preset")
     parser.add_argument("--family", default="Wind", choices=("Wind", "SemiCircle", "HalfCheetah"))
     parser.add_argument("--rnn", choices=("gru", "lstm"), help="else the script's own")
-    parser.add_argument("--bf16", action="store_true", help="the scripts' --bf16")
     parser.add_argument("--cuda", action="store_const", dest="device", const="cuda", default="cpu",
                         help="on a GPU")
+    parser.add_argument("--graph", action="store_true", help="with --cuda: speed.as_cuda_graph")
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if options.graph and (options.device == "cpu" or options.script == "ppo_gru_baseline"):
+        sys.exit("error: --graph: needs --cuda, and a script other than ppo_gru_baseline, which "
+                 "does without; drop the flag")
     torch.set_num_threads(options.threads)
     script = importlib.import_module(options.script)
 
@@ -148,7 +154,7 @@ def main():
 
     build = on_policy if options.script == "ppo_gru_baseline" else off_policy
     update, what, watch = build(script, options)
-    for _ in range(3):
+    for _ in range(speed.WARM_UP + 1):  # after these a graph is there
         update()
     median, least, most = (1e3 * seconds for seconds in median_seconds(update, options.updates))
     where = "a GPU" if options.device == "cuda" else f"{options.threads} thread(s)"

@@ -1,6 +1,6 @@
 """Can the critic see? Train it alone on random play, then ask it what it has counted.
 
-    python experiments/critic_on_random_play.py                             # --scaled-cnn
+    python experiments/critic_on_random_play.py                             # the script's own CNN
     python experiments/critic_on_random_play.py --cnn torch                 # as torch starts it
     python experiments/critic_on_random_play.py --cnn torch --times 8       # brighter pictures
     python experiments/critic_on_random_play.py --cnn orthogonal            # another start
@@ -14,8 +14,8 @@ caught in them. A critic that sees and counts is near 1, a blind one near 0.
 """
 
 import argparse
+import copy
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def change_encoder(network, options):
 
 def last_values(network, env, rng):
     """Random play in every lane -> the value of the last step, the fruits caught until then."""
-    lanes = env.envs.unwrapped.lanes
+    lanes = env.lanes.envs.unwrapped.lanes
     obs, h = env.reset(int(rng.integers(2**31))), None
     action, reward = np.zeros((env.n, env.action_dim), np.float32), np.zeros(env.n, np.float32)
     for _ in range(lanes.horizon):
@@ -77,42 +77,42 @@ def main():
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
 
-    args = script.parse_args(["--env-id", options.env_id, "--seed", str(options.seed)])
+    args = script.parse_args(script.Args, "rmf_sac_discrete_pixels", [
+        "--env-id", options.env_id, "--seed", str(options.seed), "--rewarded-fraction", "0"])
     env, new_games = script.POMDP(args, args.num_envs), script.POMDP(args, 100)
-    critic = script.Network(env, args, recurrent=True, n_heads=2)
+    critic = script.Network(env, args, args.rnn_size, n_heads=2)
     change_encoder(critic, options)
-    target = script.copy.deepcopy(critic).requires_grad_(False)
+    target = copy.deepcopy(critic).requires_grad_(False)
     optimizer = torch.optim.Adam(critic.parameters(), args.learning_rate, fused=True)
 
-    with tempfile.TemporaryDirectory() as folder:
-        buffer = script.SequenceBuffer(Path(folder) / "buffer.bin", script.row_dtype(env), 10**9)
-        while len(buffer.n_steps) < options.episodes:
-            buffer.add(script.play(env, lambda *_: (random_action(rng, env), None),
-                                   int(rng.integers(2**31))))
-        batch = buffer.sample(args.batch_size, "full", 0, rng, "cpu")
+    buffer = script.SequenceBuffer(env.row_type, 10**9)
+    while len(buffer.episodes) < options.episodes:
+        rows, n_steps, *_ = script.play(env, lambda *_: (random_action(rng, env), None),
+                                        int(rng.integers(2**31)))
+        buffer.add(rows, n_steps)
+    batch = buffer.sample(args, rng, "cpu")
+    with torch.no_grad():
+        embedded = critic.obs_encoder(batch.obs.flatten(0, 1) / critic.largest)
+    print(f"embeddings differ by {embedded.std(0).mean():.3f} from state to state", flush=True)
+    started = time.monotonic()
+    for n_updates in range(options.updates + 1):
+        if n_updates % 250 == 0:
+            value, caught = last_values(critic, new_games, np.random.default_rng(1))
+            correlation, seconds = np.corrcoef(value, caught)[0, 1], time.monotonic() - started
+            print(f"{n_updates:>6} updates, {seconds:4.0f} s: correlation of value and fruits "
+                  f"caught {correlation:.2f}", flush=True)
+        batch = buffer.sample(args, rng, "cpu")
+        perceived = batch.obs, batch.prev_action, batch.prev_reward
         with torch.no_grad():
-            embedded = critic.obs_encoder(batch.obs.flatten(0, 1) / critic.largest)
-        print(f"embeddings differ by {embedded.std(0).mean():.3f} from state to state", flush=True)
-        started = time.monotonic()
-        for n_updates in range(options.updates + 1):
-            if n_updates % 250 == 0:
-                value, caught = last_values(critic, new_games, np.random.default_rng(1))
-                correlation, seconds = np.corrcoef(value, caught)[0, 1], time.monotonic() - started
-                print(f"{n_updates:>6} updates, {seconds:4.0f} s: correlation of value and fruits "
-                      f"caught {correlation:.2f}", flush=True)
-            batch = buffer.sample(args.batch_size, "full", 0, rng, "cpu")
-            perceived = batch.obs, batch.prev_action, batch.prev_reward
-            with torch.no_grad():
-                value = torch.minimum(*target(*perceived)[0]).mean(-1)  # (T+1, B)
-                y = script.td_targets(batch, value[1:], args)
-            taken = [(q[:-1] * batch.action).sum(-1) for q in critic(*perceived)[0]]  # (T, B)
-            loss, _ = script.critic_loss(*taken, y, batch.mask)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()),
-                                     args.tau)
+            value = torch.minimum(*target(*perceived)[0]).mean(-1)  # (T+1, B)
+            y = script.td_targets(batch, value[1:], args)
+        taken = [(q[:-1] * batch.action).sum(-1) for q in critic(*perceived)[0]]  # (T, B)
+        loss = script.masked_mean(sum((q - y) ** 2 for q in taken), batch.mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()), args.tau)
 
 
 if __name__ == "__main__":

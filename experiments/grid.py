@@ -25,6 +25,7 @@ when its worker dies, and the run resumes.
 """
 
 import argparse
+import csv
 import fcntl
 import hashlib
 import itertools
@@ -77,14 +78,18 @@ def as_flag(item):
 
 def state_of(folder):
     """Folder of a job -> share that is done (1: finished), run folder to go on from or None."""
-    for checkpoint in sorted(folder.glob("*/checkpoint.pt"), reverse=True):  # the newest first
-        run = checkpoint.parent
-        total = json.loads((run / "config.json").read_text())["args"]["total_timesteps"]
-        lines = (run / "metrics.csv").read_text().splitlines()
-        done = float(lines[-1].split(",")[0]) / total if len(lines) > 1 else 0.0
+    for config in sorted(folder.glob("*/config.json"), reverse=True):  # the newest first
+        run = config.parent
+        table, checkpoint = run / "metrics.csv", run / "checkpoint.pt"
+        total = json.loads(config.read_text())["args"]["total_timesteps"]
+        rows = []
+        if table.exists():
+            with table.open() as file:
+                rows = list(csv.DictReader(file))
+        done = float(rows[-1]["env_step"]) / total if rows else 0.0
         # The last row comes first, then the checkpoint that belongs to it.
-        complete = done >= 1 and (
-            checkpoint.stat().st_mtime_ns >= (run / "metrics.csv").stat().st_mtime_ns)
+        complete = done >= 1 and checkpoint.exists() and (
+            checkpoint.stat().st_mtime_ns >= table.stat().st_mtime_ns)
         return (1.0 if complete else min(done, 0.99)), run
     return 0.0, None
 
@@ -104,7 +109,7 @@ def run_job(name, command, runs_dir):
         flags = ["--resume", str(run)] if run else [*flags, "--runs-dir", str(folder)]
         status = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=log, stderr=log,
                                 pass_fds=[lock.fileno()]).returncode
-    return status or int(state_of(folder)[0] < 1)  # stopped by Ctrl-C is not finished
+    return status
 
 
 def locally(jobs, runs_dir, workers):

@@ -2,7 +2,7 @@
 
     python experiments/plot.py picture.png runs/Wind-v0__* runs/SemiCircle-v0__*
     python experiments/plot.py picture.png --by shared_encoder runs/Pendulum-V-v0__*
-    python experiments/plot.py picture.png --by script,algo --table table.csv runs/lessons/*/*
+    python experiments/plot.py picture.png --by script,update_epochs --table table.csv runs/*
     python experiments/plot.py picture.png --columns eval/return_mean,grads/critic_rnn runs/*
     python experiments/plot.py picture.png experiments/results/curves/td_lambda.csv
 
@@ -30,10 +30,10 @@ from matplotlib.ticker import EngFormatter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
 
-SPEAK_FOR_THEMSELVES = {"policy", "script", "algo", "shared_encoder"}  # in a legend
+SPEAK_FOR_THEMSELVES = {"policy", "script", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
-THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "wandb_mode", "capture_video",
-                "torch_threads", "cuda", "eval_interval"}
+THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "capture_video", "cuda",
+                "eval_interval"}
 EVALUATION = ("env_step", "charts/updates", "eval/return_mean", "eval/return_std",
               "eval/success_rate", "seconds", "git")  # columns of --table and --curves
 
@@ -56,7 +56,7 @@ def load_run(folder, columns):
     args = config["args"] | {"script": Path(config["script"]).stem}
     git = {"git": config["git_commit"][:7]}
     curves = [curve(rows, c) for c in columns]
-    return args, curves, [row | git for row in rows if row["eval/return_mean"]]
+    return args, curves, [row | git for row in rows if row.get("eval/return_mean")]
 
 
 def load_curves(path, columns):
@@ -103,7 +103,8 @@ def main():
             sys.exit(f"error: {path}: not the same as other runs of '{label}' in "
                      f"{', '.join(differs)}; add it to --by, or leave the run out")
         key = {"env_id": args["env_id"], "group": label, "seed": args["seed"]}
-        runs[tuple(key.values())] = curves, [key | {k: row[k] for k in EVALUATION} for row in rows]
+        rows = [key | {k: row.get(k, "") for k in EVALUATION} for row in rows]
+        runs[tuple(key.values())] = curves, rows
     if not runs:
         sys.exit(f"error: {options.runs[0]}: no run with a checkpoint; name run folders")
     for key in options.by.split(",") if recipes else ():

@@ -2,19 +2,24 @@
 
 import csv
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import rmf_sac_gru as rmf
+import run
 
 SMALL = dict(rnn_size=8, hidden_sizes=(8, 8), embeddings=(4, 3, 2))  # fields of Args
 TINY_RUN = (  # a run of a second: 4 random episodes, then 28 with 3.2 updates for each pair
-    "--env-id Pendulum-V-v0 --max-episode-steps 10 --num-envs 2 --total-timesteps 320"
+    "--env-id toy_envs:PendulumShort-v0 --num-envs 2 --total-timesteps 320"
     " --learning-starts 40 --eval-interval 100 --eval-episodes 2 --updates-per-step 0.16"
     " --inputs oar --rnn-size 8 --hidden-sizes 8 8 --embeddings 4 2 8 --batch-size 4"
 ).split()  # 8 for the reward: it is never positive, and of 2 ReLU units both may be dead
+# A process of its own finds toy_envs, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 AS_STARTED = dict(os.environ)  # for tests/test_gpu.py: a process with it sees the GPU
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # others compare to the digit, which a GPU need not repeat
 
@@ -22,6 +27,13 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # others compare to the digit, which a 
 @pytest.fixture(autouse=True)
 def same_process_for_each_test():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing learning curves takes two thirds of a tiny run."""
+    monkeypatch.setattr(run, "draw_curve", lambda r: run.replace_file(
+        r.folder / "learning_curve.png", Path.touch))
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import toy_envs  # noqa: F401  (registers the ids)
-from conftest import TINY_RUN, snapshot
+from conftest import TINY_RUN, read_metrics, snapshot
 
 import rmf_sac_gru as rmf
+from envs import UnusableEnv
+from run import UsageError, load_checkpoint, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,38 +22,41 @@ ROOT = Path(__file__).resolve().parents[1]
 BAD_FLAGS = {
     "--env-id Nowhere-v0": ["--env-id Nowhere-v0"],
     "--env-id no_such_module:Wind-v0": ["--env-id no_such_module:Wind-v0", "no_such_module"],
-    "--env-id CartPole-V-v0": ["--env-id CartPole-V-v0", "Discrete(2)"],
-    "--env-id Image-v0": ["--env-id Image-v0", "(8, 8, 3)"],
+    "--env-id CartPole-V-v0": ["--env-id CartPole-V-v0", "Discrete(2)", "discrete_pixels.py"],
+    "--env-id Image-v0": ["--env-id Image-v0", "(8, 8, 3)", "discrete_pixels.py"],
     "--env-id Dict-v0": ["--env-id Dict-v0", "Dict"],
     "--env-id Unbounded-v0": ["--env-id Unbounded-v0", "inf"],
     "--seed -1": ["--seed -1", "from 0 up"],
+    "--seed 2147483648": ["--seed 2147483648", "below 2**31"],
     "--num-envs 0": ["--num-envs 0", "from 1 up"],
+    "--total-timesteps 0": ["--total-timesteps 0", "from 1 up"],
     "--eval-episodes 0": ["--eval-episodes 0"],
     "--eval-interval 0": ["--eval-interval 0"],
     "--context-length 0": ["--context-length 0", "from 1 up"],
-    "--max-episode-steps 0": ["--max-episode-steps 0"],
     "--td-lambda 1.5": ["--td-lambda 1.5", "from 0 to 1"],
     "--gamma -1": ["--gamma -1", "from 0 to 1"],
     "--gamma nan": ["--gamma nan"],
     "--tau 2": ["--tau 2"],
     "--rewarded-fraction 1.1": ["--rewarded-fraction 1.1"],
-    "--flicker 1.0": ["--flicker 1.0"],
+    "--flicker 1.1": ["--flicker 1.1", "from 0 to 1"],
     "--learning-rate nan": ["--learning-rate nan"],
     "--learning-rate inf": ["--learning-rate inf"],
     "--learning-rate 0": ["--learning-rate 0"],
     "--updates-per-step 0": ["--updates-per-step 0"],
+    "--anneal-lr 2": ["--anneal-lr 2", "from 0 to 1"],
+    "--alpha 0": ["--alpha 0", "above 0"],
+    "--alpha nan": ["--alpha nan", "above 0"],
+    "--batch-size 0": ["--batch-size 0", "from 1 up"],
+    "--buffer-size 0": ["--buffer-size 0", "from 1 up"],
     "--rnn-size 0": ["--rnn-size 0"],
     "--hidden-sizes 8 0": ["--hidden-sizes", "0"],
     "--embeddings 0 2 2": ["--embeddings", "0"],
-    "--eval-env-ids Nope-v0": ["--eval-env-ids Nope-v0"],
-    "--eval-env-ids Pendulum-V-v0 Wind-v0": ["--eval-env-ids Wind-v0", "2", "Pendulum-V-v0", "1"],
-    "--observe 0,5": ["--observe 0,5", "0 to 0"],  # Pendulum-V-v0 shows one entry
+    "--observe 0,5": ["--observe 0,5", "0 to 0"],  # one entry is shown
     "--observe 0;1": ["--observe 0;1", "0,1,4"],
     "--observe 0,,1": ["--observe 0,,1"],
     "--observe=-1": ["--observe -1"],
     "--policy oracle --env-id Clock-v0": ["--policy oracle", "Clock-v0"],
     "--learning-starts 320": ["--learning-starts 320", "--total-timesteps 320"],
-    "--policy markov --shared-encoder published": ["--shared-encoder published", "markov"],
     "--capture-video --env-id Clock-v0": ["--capture-video", "Clock-v0"],  # it draws no pictures
     "--capture-video --env-id Blank-v0": ["--capture-video", "Blank-v0"],
     "--paper --env-id Clock-v0": ["--paper", "Clock-v0"],
@@ -59,10 +65,10 @@ BAD_FLAGS = {
 
 def refused(argv):
     """-> the one line that main(argv) refuses with."""
-    with pytest.raises(rmf.UsageError) as error:
+    with pytest.raises((UsageError, UnusableEnv)) as error:
         rmf.main(argv)
     message = str(error.value)
-    assert "\n" not in message and len(message) < 500
+    assert message.startswith("error: ") and "\n" not in message and len(message) < 500
     return message
 
 
@@ -80,7 +86,7 @@ def test_a_runs_dir_that_cannot_be_made_is_named(tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_run_that_ends_without_an_update_says_so(tmp_path):
+def test_a_run_that_ends_without_an_update_says_so(tmp_path, no_pictures):
     """Rounds are whole episodes, 2 x 10 steps here: 39 random steps are 40."""
     message = refused([*TINY_RUN, "--learning-starts", "39", "--total-timesteps", "40",
                        "--runs-dir", str(tmp_path)])
@@ -92,7 +98,16 @@ def test_help_shows_the_defaults_of_the_environment_that_is_named(capsys):
         rmf.main(["--env-id", "Wind-v0", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert str(rmf.PRESETS["Wind"]["total_timesteps"]) in shown and "--td-lambda" in shown
+    assert "187500" in shown and "--td-lambda" in shown  # of 200000, the default
+    assert rmf.__doc__.splitlines()[0] in shown
+
+
+@pytest.mark.parametrize("flags", ["--alpha often", "--rnn transformer", "--hidden-sizes 8 x"])
+def test_a_word_that_is_no_value_of_a_flag_ends_with_status_2(flags, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path / "runs"), *flags.split()])
+    assert stop.value.code == 2 and flags.split()[0] in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_resume_and_evaluate_exclude_each_other(tiny_run):
@@ -115,6 +130,14 @@ def edit_config(**changes):
     return edit
 
 
+def edit_checkpoint(edit):
+    def damage(folder):
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        edit(saved)
+        torch.save(saved, folder / "checkpoint.pt")
+    return damage
+
+
 DAMAGE = {  # what happened to the folder -> what it does, and what the message has to name
     "no folder": (shutil.rmtree, ["config.json"]),
     "no config": (lambda f: (f / "config.json").unlink(), ["config.json"]),
@@ -126,23 +149,62 @@ DAMAGE = {  # what happened to the folder -> what it does, and what the message 
     "run of another script": (edit_config(script="rmf_td3_lstm.py"), ["rmf_td3_lstm.py"]),
     "run in another environment": (edit_config(args={"env_id": "toy_envs:Clock-v0"}),
                                    ["checkpoint.pt", "another environment"]),
+    "networks of other sizes": (edit_config(args={"rnn_size": 9}), ["checkpoint.pt"]),
     "no checkpoint": (lambda f: (f / "checkpoint.pt").unlink(), ["checkpoint.pt"]),
     "cut checkpoint": (lambda f: keep_half(f / "checkpoint.pt"), ["checkpoint.pt"]),
     "random checkpoint": (lambda f: (f / "checkpoint.pt").write_bytes(os.urandom(5000)),
                           ["checkpoint.pt"]),
     "empty checkpoint": (lambda f: (f / "checkpoint.pt").write_bytes(b""), ["checkpoint.pt"]),
+    "checkpoint without an agent": (edit_checkpoint(lambda c: c["things"].pop("agent")),
+                                    ["checkpoint.pt"]),
 }
+OF_A_STOPPED_RUN = {  # what only --resume needs
+    "no metrics": (lambda f: (f / "metrics.csv").unlink(), ["metrics.csv"]),
+    "cut metrics": (lambda f: keep_half(f / "metrics.csv"), ["metrics.csv"]),
+    "metrics are not text": (lambda f: (f / "metrics.csv").write_bytes(b"\xff\x00"),
+                             ["metrics.csv"]),
+    "checkpoint without a buffer": (edit_checkpoint(lambda c: c["things"].pop("buffer")),
+                                    ["checkpoint.pt", "buffer"]),
+    "buffer that was cut": (edit_checkpoint(lambda c: c["things"]["buffer"].update(
+        rows=c["things"]["buffer"]["rows"][:-1])), ["checkpoint.pt"]),
+}
+CASES = [(damage, flag) for damage in DAMAGE for flag in ("--resume", "--evaluate")]
+CASES += [(damage, "--resume") for damage in OF_A_STOPPED_RUN]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    """Folder of a TINY_RUN that ended after its checkpoint at 200 steps. Read only."""
+    runs_dir, update, n = tmp_path_factory.mktemp("runs"), rmf.update, 0
+
+    def killed(*arguments):
+        nonlocal n
+        n += 1
+        if n == 30:
+            raise Killed
+        return update(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(rmf, "update", killed)
+        rmf.main([*TINY_RUN, "--runs-dir", str(runs_dir)])
+    (folder,) = runs_dir.iterdir()
+    return folder
 
 
 @pytest.fixture
-def folder(tiny_run, tmp_path):
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+def copy(tmp_path):
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_run_folder_is_named_and_stays_as_it_is(damage, flag, folder):
-    harm, expected = DAMAGE[damage]
+@pytest.mark.parametrize("damage, flag", CASES)
+def test_a_damaged_run_folder_is_named_and_stays_as_it_is(
+        damage, flag, copy, tiny_run, stopped_run):
+    folder = copy(stopped_run if flag == "--resume" else tiny_run)
+    harm, expected = (DAMAGE | OF_A_STOPPED_RUN)[damage]
     harm(folder)
     before = snapshot(folder)
     message = refused([flag, str(folder)])
@@ -152,40 +214,66 @@ def test_a_damaged_run_folder_is_named_and_stays_as_it_is(damage, flag, folder):
     assert snapshot(folder) == before
 
 
+def test_what_the_cases_of_damage_begin_with_is_not_damaged(
+        copy, stopped_run, no_pictures, capsys):
+    folder = copy(stopped_run)
+    assert load_checkpoint(folder, "--resume")["env_step"] == 200
+    rmf.main(["--evaluate", str(folder)])  # a run that was stopped can be evaluated as well
+    (mean,) = (float(row["eval/return_mean"]) for row in read_metrics(folder)
+               if row["env_step"] == "200")
+    assert f"held-out return {mean:.2f} +- " in capsys.readouterr().out.splitlines()[-1]
+    assert rmf.main(["--resume", str(folder)]) == folder
+
+
 @pytest.mark.parametrize("flags", [
     ["--resume", "{}", "--gamma", "0.5"], ["--resume", "{}", "--seed", "2"],
+    ["--resume", "{}", "--env-id", "Pendulum-V-v0"], ["--resume", "{}", "--alpha", "0.1"],
+    ["--resume", "{}", "--hidden-sizes", "8"], ["--resume", "{}", "--total-timesteps", "999"],
     ["--evaluate", "{}", "--rnn-size", "9"], ["--evaluate", "{}", "--policy", "markov"],
 ], ids=" ".join)
-def test_a_run_does_not_go_on_with_other_arguments(flags, folder):
+def test_a_run_does_not_go_on_with_other_arguments(flags, copy, tiny_run, stopped_run):
+    folder = copy(stopped_run if flags[0] == "--resume" else tiny_run)
     before = snapshot(folder)
     message = refused([f.format(folder) for f in flags])
-    assert " ".join(flags[2:]) in message and flags[0] in message
+    assert flags[2] in message and flags[0] in message and flags[3].strip("()") in message
     assert snapshot(folder) == before
 
 
-def test_a_finished_run_is_not_resumed(folder):
+def test_what_does_not_change_the_numbers_may_change(stopped_run, tiny_run):
+    new = "--track --capture-video --no-cuda"
+    args = parse_args(rmf.Args, "rmf_sac_gru", ["--resume", str(stopped_run), *new.split()])
+    assert args.track and args.capture_video and not args.cuda and args.rnn_size == 8
+    new += " --eval-episodes 7 --seed 5 --env-id Pendulum-V-v0"
+    args = parse_args(rmf.Args, "rmf_sac_gru", ["--evaluate", str(tiny_run), *new.split()])
+    assert args.eval_episodes == 7 and args.seed == 5 and args.env_id == "Pendulum-V-v0"
+
+
+@pytest.mark.parametrize("env_id, expected", [
+    ("Pendulum-P-v0", "another environment"),  # two observations, not one
+    ("Wind-v0", "another environment"), ("CartPole-V-v0", "Discrete"), ("Nowhere-v0", "Nowhere")])
+def test_an_evaluation_in_an_environment_that_does_not_fit_is_refused(env_id, expected, tiny_run):
+    before = snapshot(tiny_run)
+    assert expected in refused(["--evaluate", str(tiny_run), "--env-id", env_id])
+    assert snapshot(tiny_run) == before
+
+
+def test_a_finished_run_is_not_resumed(copy, tiny_run):
+    folder = copy(tiny_run)
     before = snapshot(folder)
     message = refused(["--resume", str(folder)])
     assert f"--resume {folder}" in message and "complete" in message
     assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize("file", ["buffer.bin", "metrics.csv"])
-def test_a_run_with_a_file_that_was_deleted_is_not_resumed(file, tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
+def test_an_endless_episode_ends_a_run_with_one_line(tmp_path, monkeypatch, no_pictures):
+    def late(lanes, seed, reset=rmf.envs.FlatLanes.reset):
+        obs = reset(lanes, seed)
+        lanes.age += 99_950
+        return obs
 
-    def killed(*_):
-        raise Killed
-
-    monkeypatch.setattr(rmf, "update", killed)
-    with pytest.raises(Killed):
-        rmf.main([*TINY_RUN, "--eval-interval", "20", "--runs-dir", str(tmp_path)])
-    (folder,) = tmp_path.iterdir()
-    (folder / file).unlink()
-    before = snapshot(folder)
-    message = refused(["--resume", str(folder)])
-    assert file in message and f"--resume {folder}" in message and snapshot(folder) == before
+    monkeypatch.setattr(rmf.envs.FlatLanes, "reset", late)
+    message = refused([*TINY_RUN, "--env-id", "ClockEndless-v0", "--runs-dir", str(tmp_path)])
+    assert "--env-id ClockEndless-v0" in message and "max_episode_steps" in message
 
 
 # --- ON THE TERMINAL ------------------------------------------------------------------------------
@@ -193,15 +281,13 @@ def test_a_run_with_a_file_that_was_deleted_is_not_resumed(file, tmp_path, monke
 
 @pytest.mark.parametrize("flags, expected", [
     ("--env-id toy_envs:Dict-v0", "--env-id toy_envs:Dict-v0"),
-    ("--env-id Windy-v0", "--env-id Windy-v0"),
     ("--td-lambda 1.5", "--td-lambda 1.5"),
     ("--evaluate nowhere", "--evaluate nowhere"),
 ])
 def test_a_mistake_costs_one_line_and_a_status_but_no_traceback(flags, expected, tmp_path):
     process = subprocess.run(
         [sys.executable, ROOT / "rmf_sac_gru.py", *flags.split()], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")}, capture_output=True, text=True,
-        timeout=120)
+        capture_output=True, text=True, timeout=120)
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: ") and expected in line
     assert process.returncode != 0 and list(tmp_path.iterdir()) == []

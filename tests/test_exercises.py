@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,38 +11,36 @@ from pathlib import Path
 
 import pytest
 
+from run import parse_args
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Check -> script, and an answer: pairs of a text and what takes its place.
 ANSWERS = {
     "test_time": ("rmf_sac_gru.py", [
-        ("        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)\n",
-         "        obs = np.asarray(obs, np.float32).reshape(self.n, -1)[:, self.keep]  # (n, O)\n"
-         "        obs = np.c_[obs, np.full(self.n, self.t / 100, np.float32)]\n"),
+        ("        return obs[:, self.keep] * (self.rng.random((self.n, 1)) >= self.flicker)",
+         "        obs = obs[:, self.keep] * (self.rng.random((self.n, 1)) >= self.flicker)\n"
+         "        return np.c_[obs, np.full(self.n, self.t / 100, np.float32)]"),
         ("        self.rng = np.random", "        self.t = 0\n        self.rng = np.random"),
-        ("= self.envs.step(action)\n", "= self.envs.step(action)\n        self.t += 1\n"),
-        ("self.obs_dim, self.action_dim = len(self.keep), len(self.low)",
-         "self.obs_dim, self.action_dim = len(self.keep) + 1, len(self.low)")]),
+        ("= self.lanes.step(action)\n", "= self.lanes.step(action)\n        self.t += 1\n"),
+        ("action_dim = n, len(self.keep), self", "action_dim = n, len(self.keep) + 1, self")]),
     "test_actor_only": ("rmf_sac_gru.py", [
-        ("        self.actor_trains = list(self.actor.parameters())",
-         "        if args.shared_encoder == 'actor-only':\n"
-         "            self.critic_trains = [p for name, p in self.critic.named_parameters()\n"
-         "                                  if not name.startswith('encoder.')]\n"
-         "        self.actor_trains = list(self.actor.parameters())")]),
+        ('"critic-only"] = "separate"', '"critic-only", "actor-only"] = "separate"'),
+        ("    k = target.encoder(*perceived)[0]\n",
+         "    k = target.encoder(*perceived)[0]\n"
+         "    c = c.detach() if args.shared_encoder == 'actor-only' else c\n")]),
     "test_unclipped": ("ppo_gru_baseline.py", [
-        ("torch.minimum(ratio * advantage, clipped * advantage)", "ratio * advantage")]),
+        ("torch.minimum(ratio * a[:, lanes], clipped * a[:, lanes])", "ratio * a[:, lanes]")]),
     "test_burn_in": ("rmf_sac_gru.py", [
-        ("tensor(t[:-1] < n))", "tensor((t[:-1] < n) & ((t[:-1] >= start + 5) | (start == 0))))")]),
+        ("(t[:-1] < n).astype", "((t[:-1] < n) & ((t[:-1] >= start + 5) | (start == 0))).astype")]),
     "test_no_shortcut": ("rmf_sac_gru.py", [
-        ("self.head(h, F.relu(self.embed(obs))).chunk(2, -1)",
-         "self.head(h, 0 * F.relu(self.embed(obs))).chunk(2, -1)")]),
+        ("self.head(h, F.relu(self.embed(obs)))", "self.head(h, 0 * F.relu(self.embed(obs)))")]),
     "test_markov_critic": ("rmf_sac_discrete_pixels.py", [
         ('"oracle", "markov-actor"]', '"oracle", "markov-actor", "markov-critic"]'),
-        ('Network(env, args, args.policy == "recurrent", n_heads=1)',
-         'Network(env, args, args.policy in ("recurrent", "markov-critic"), n_heads=1)')]),
+        ('"markov-actor": (0, 1)}', '"markov-actor": (0, 1), "markov-critic": (1, 0)}')]),
     "test_n_step": ("rmf_sac_gru.py", [
         ("    assert next_value.shape == batch.reward.shape == batch.mask.shape\n", '''\
-    T, y = len(batch.reward), next_value
+    y = next_value
     last = 1 - torch.cat([batch.mask[1:], torch.zeros_like(batch.mask[:1])])
     for k in range(3):
         # from the third reward backwards: y_t = r_t + gamma (1 - terminal_t) y_{t+1}
@@ -54,6 +53,32 @@ ANSWERS = {
     return y
 ''')]),
 }
+# Answers that are nearly right. Check -> changes.
+WRONG = [
+    ("test_time", [*ANSWERS["test_time"][1][:1], *ANSWERS["test_time"][1][2:],  # never set to 0
+                   ("        oracle = args", "        self.t = 0\n        oracle = args")]),
+    ("test_actor_only", [  # the actor gets nothing, either
+        ("    h = actor.encoder(*perceived)[0] if", "    c = c.detach()\n"
+         "    h = actor.encoder(*perceived)[0] if")]),
+    ("test_actor_only", [  # the actor's loss trains the critic as well
+        *ANSWERS["test_actor_only"][1],
+        ("backward(inputs=None if published else list(actor.parameters()))", "backward()")]),
+    ("test_unclipped", [("torch.minimum(ratio * a", "torch.maximum(ratio * a")]),
+    ("test_unclipped", [("torch.minimum(ratio * a[:, lanes], clipped * a[:, lanes])",
+                         "clipped * a[:, lanes]")]),
+    ("test_burn_in", [("(t[:-1] < n).astype", "(t[:-1] >= start + 5).astype")]),  # padding counts
+    ("test_burn_in", [  # so do no first steps of an episode
+        ("(t[:-1] < n).astype", "((t[:-1] < n) & (t[:-1] >= start + 5)).astype")]),
+    ("test_burn_in", [("(t[:-1] < n).astype", "((t[:-1] < n) & (t[:-1] >= 5)).astype")]),
+    ("test_no_shortcut", [("self.head(h, F.relu", "self.head(0 * h, F.relu")]),
+    ("test_markov_critic", [
+        *ANSWERS["test_markov_critic"][1][:1],
+        ('"markov-actor": (0, 1)}', '"markov-actor": (0, 1), "markov-critic": (0, 1)}')]),
+    ("test_n_step", [(  # bootstraps behind the end
+        ANSWERS["test_n_step"][1][0][0],
+        ANSWERS["test_n_step"][1][0][1].replace("torch.where(last.bool(), next_value, following)",
+                                                "following"))]),
+]
 
 
 def failing_checks(names, script):
@@ -79,21 +104,38 @@ def load(path):
     return module
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_passes(name, tmp_path):
-    script, changes = ANSWERS[name]
-    text = (ROOT / script).read_text()
+def changed_script(name, changes, tmp_path):
+    """The script of a check, changed as said."""
+    text = (ROOT / ANSWERS[name][0]).read_text()
     for old, new in changes:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     answer = tmp_path / f"answer_{name}.py"
     answer.write_text(text)
-    given = {"script": load(answer), "tmp_path": tmp_path}
+    return load(answer)
+
+
+def run_check(name, script, monkeypatch):
+    """Call what it tests: here, not in a process of its own, which takes seconds to start."""
+    given = {"script": script, "monkeypatch": monkeypatch}
     checks = [f for n, f in vars(load(ROOT / f"docs/exercises/{name}.py")).items()
               if n.startswith("test_")]
     assert checks
-    for check in checks:  # called here, not in a process of its own, which takes seconds to start
+    for check in checks:
         check(**{k: given[k] for k in inspect.signature(check).parameters})
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_passes(name, tmp_path, monkeypatch):
+    run_check(name, changed_script(name, ANSWERS[name][1], tmp_path), monkeypatch)
+
+
+@pytest.mark.parametrize("name, changes", WRONG)
+def test_a_nearly_right_answer_does_not(name, changes, tmp_path, monkeypatch):
+    script = changed_script(name, changes, tmp_path)
+    with pytest.raises(AssertionError):
+        run_check(name, script, monkeypatch)
 
 
 def test_every_exercise_has_an_answer_and_a_lesson():
@@ -103,23 +145,34 @@ def test_every_exercise_has_an_answer_and_a_lesson():
     assert [name for name in checks if f"docs/exercises/{name}.py" not in lessons] == []
 
 
+def test_every_command_of_the_lessons_is_accepted():
+    lines = re.findall(r"^python (\w+)\.py (.*)$", (ROOT / "docs/lessons.md").read_text(), re.M)
+    assert len(lines) > 20
+    for name, flags in lines:
+        script = importlib.import_module(name)
+        args = parse_args(script.Args, name, flags.split())
+        script.POMDP(args, 1)
+
+
 # Bug -> a test that finds it.
 CAUGHT_BY = {
     "bug_1": "test_ppo.py::test_no_memory_leaks_from_one_episode_into_the_next",
-    "bug_2": "test_wrapper.py",
+    "bug_2": "test_wrapper.py::test_only_termination_is_terminal_not_a_time_limit",
     "bug_3": "test_losses.py::test_a_masked_mean_is_the_mean_over_the_real_steps",
 }
 
 
 @pytest.mark.parametrize("bug", CAUGHT_BY)
 def test_a_bug_of_the_hunt_applies_and_a_test_finds_it(bug, tmp_path):
-    files = ["ppo_gru_baseline.py", "rmf_sac_gru.py", "rmf_td3_lstm.py", "pyproject.toml"]
-    for name in files:
-        shutil.copy(ROOT / name, tmp_path)
+    for file in (*ROOT.glob("*.py"), ROOT / "presets.toml", ROOT / "pyproject.toml"):
+        shutil.copy(file, tmp_path)
     for name in ("envs", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    clean = {path: path.read_text() for path in tmp_path.glob("*.py")}
     patch = ROOT / "docs" / "exercises" / "bugs" / f"{bug}.patch"
     subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
     result = subprocess.run([sys.executable, "-m", "pytest", "-q", f"tests/{CAUGHT_BY[bug]}"],
                             cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1, result.stdout
+    assert result.returncode == 1 and f"FAILED tests/{CAUGHT_BY[bug]}" in result.stdout
+    subprocess.run(["git", "apply", "-R", str(patch)], cwd=tmp_path, check=True)
+    assert {path: path.read_text() for path in tmp_path.glob("*.py")} == clean

@@ -12,6 +12,7 @@ import pytest
 from conftest import TINY_RUN, reproducible
 
 import rmf_sac_gru as rmf
+from run import load_config, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -20,8 +21,7 @@ import grid  # noqa: E402
 FLAGS = dict(zip(TINY_RUN[::2], TINY_RUN[1::2]))
 TABLE = '''
 script = "rmf_sac_gru.py"
-seeds = [1, 2]
-max_episode_steps = 10
+seeds = [1]
 num_envs = 2
 total_timesteps = 320
 learning_starts = 40
@@ -32,8 +32,8 @@ rnn_size = 8
 batch_size = 4
 hidden_sizes = [[8, 8]]
 [[run]]
-env_id = "Pendulum-V-v0"
-policy = ["recurrent", "markov"]
+env_id = "toy_envs:PendulumShort-v0"
+policy = ["recurrent", "markov", "oracle"]
 '''
 
 
@@ -58,13 +58,13 @@ def run_folders(table):
 def test_a_table_is_the_product_of_its_lists():
     jobs = grid.jobs_of({
         "script": "rmf_sac_gru.py", "seeds": [1, 2],
-        "run": [{"env_id": "Wind-v0", "policy": ["markov", "oracle"], "autotune": True},
-                {"env_id": ["A-v0"], "hidden_sizes": [[4, 5]], "anneal_alpha": [False],
+        "run": [{"env_id": "Wind-v0", "policy": ["markov", "oracle"], "paper": True},
+                {"env_id": ["A-v0"], "hidden_sizes": [[4, 5]], "cuda": [False],
                  "seeds": [7]}]})
     assert len(jobs) == 2 * 2 + 1
-    assert ["rmf_sac_gru.py", "--env-id", "Wind-v0", "--policy", "oracle", "--autotune",
+    assert ["rmf_sac_gru.py", "--env-id", "Wind-v0", "--policy", "oracle", "--paper",
             "--seed", "2"] in jobs.values()
-    assert ["rmf_sac_gru.py", "--env-id", "A-v0", "--hidden-sizes", "4", "5", "--no-anneal-alpha",
+    assert ["rmf_sac_gru.py", "--env-id", "A-v0", "--hidden-sizes", "4", "5", "--no-cuda",
             "--seed", "7"] in jobs.values()
 
 
@@ -79,8 +79,26 @@ def test_the_tables_of_the_lessons_hold_runs_that_their_scripts_accept():
     for path in sorted((ROOT / "experiments" / "lessons").glob("*.toml")):
         jobs = grid.jobs_of(grid.tomllib.loads(path.read_text()))
         assert len(jobs) >= 12
-        for script, *flags in jobs.values():
-            importlib.import_module(script.removesuffix(".py")).parse_args(flags)
+        for script, *flags in {tuple(job[:-2]) for job in jobs.values()}:  # one of the seeds
+            name = script.removesuffix(".py")
+            parse_args(importlib.import_module(name).Args, name, flags)
+
+
+def test_what_is_done_of_a_job_and_where_to_go_on(tmp_path):
+    assert grid.state_of(tmp_path) == (0.0, None)
+    older, run = tmp_path / "run-1", tmp_path / "run-2"
+    for folder in (older, run):
+        folder.mkdir()
+        (folder / "config.json").write_text('{"args": {"total_timesteps": 200}}')
+    assert grid.state_of(tmp_path) == (0.0, run)  # killed before its first row and checkpoint
+    (run / "metrics.csv").write_text("seconds,env_step\n9,0\n10,100\n")
+    assert grid.state_of(tmp_path) == (0.5, run)
+    (run / "checkpoint.pt").write_text("")
+    os.utime(run / "checkpoint.pt", (1, 1))
+    (run / "metrics.csv").write_text("seconds,env_step\n9,0\n10,210\n")
+    assert grid.state_of(tmp_path) == (0.99, run)  # the last row, not yet its checkpoint
+    os.utime(run / "checkpoint.pt")
+    assert grid.state_of(tmp_path) == (1.0, run)
 
 
 def test_killed_with_its_workers_it_resumes_what_broke_and_keeps_what_is_finished(table):
@@ -98,10 +116,10 @@ def test_killed_with_its_workers_it_resumes_what_broke_and_keeps_what_is_finishe
     finished = {name: (folders[0] / "metrics.csv").stat().st_mtime_ns
                 for name, folders in run_folders(table).items()
                 if grid.state_of(table.parent / "runs" / name)[0] == 1}
-    assert 1 <= len(finished) < 4
+    assert 1 <= len(finished) < 3
     out = subprocess.run(command(table, "--workers", "2"), cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 0, out.stdout + out.stderr
-    assert out.stdout.startswith(f"4 runs, {len(finished)} finished before")
+    assert out.stdout.startswith(f"3 runs, {len(finished)} finished before")
     for name, folders in run_folders(table).items():
         assert grid.state_of(table.parent / "runs" / name)[0] == 1
         if name in finished:
@@ -112,7 +130,7 @@ def test_killed_with_its_workers_it_resumes_what_broke_and_keeps_what_is_finishe
         broken = [f for f in run_folders(table)[name] if (f / "checkpoint.pt").exists()][-1]
         assert reproducible(broken) == reproducible(unbroken)
     again = subprocess.run(command(table, "--list"), cwd=ROOT, capture_output=True, text=True)
-    assert [line.split()[0] for line in again.stdout.splitlines()] == ["100%"] * 4
+    assert [line.split()[0] for line in again.stdout.splitlines()] == ["100%"] * 3
 
 
 def test_a_run_whose_runner_was_killed_is_waited_for_and_not_started_twice(table):
@@ -133,25 +151,26 @@ def test_ctrl_c_stops_what_runs_starts_nothing_more_and_the_same_command_goes_on
         command(table), cwd=ROOT, start_new_session=True,  # so would its children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not list((table.parent / "runs").glob("*/*/checkpoint.pt")):
+    jobs = grid.jobs_of(grid.tomllib.loads(TABLE))
+    first, *_ = jobs
+    while not grid.state_of(table.parent / "runs" / first)[0]:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     assert process.wait(timeout=60) != 0
     assert process.stderr.read().splitlines() == ["stopped; the same command goes on"]
-    jobs = grid.jobs_of(grid.tomllib.loads(TABLE))
     shares = [grid.state_of(table.parent / "runs" / name)[0] for name in jobs]
-    assert 0 < sum(shares) <= 1 and shares[1:] == [0, 0, 0]
+    assert 0 < sum(shares) <= 1 and shares[1:] == [0, 0]
     out = subprocess.run(command(table, "--workers", "2"), cwd=ROOT, capture_output=True)
     assert out.returncode == 0
-    assert [grid.state_of(table.parent / "runs" / name)[0] for name in jobs] == [1] * 4
+    assert [grid.state_of(table.parent / "runs" / name)[0] for name in jobs] == [1] * 3
 
 
 @pytest.mark.parametrize("wrong, named", [
-    ("seeds = [1, 2]", "seed"), ("[1, 2]", "seed"), ("[[run]]", "two brackets"),
+    ("seeds = [1]", "seed"), ("[1]", "seed"), ("[[run]]", "two brackets"),
     ('script = "rmf_sac_gru.py"', "script"),
 ])
 def test_a_faulty_table_is_refused_in_a_line(wrong, named, table):
-    instead = {"seeds = [1, 2]": "seed = [1, 2]", "[1, 2]": "2", "[[run]]": "[run]"}.get(wrong, "")
+    instead = {"seeds = [1]": "seed = [1]", "[1]": "2", "[[run]]": "[run]"}.get(wrong, "")
     table.write_text(TABLE.replace(wrong, instead))
     out = subprocess.run(command(table), cwd=ROOT, capture_output=True, text=True)
     assert out.returncode != 0 and named in out.stderr and len(out.stderr.splitlines()) == 1
@@ -202,16 +221,16 @@ def test_q_is_put_beside_the_rewards_that_followed(tiny_run, tmp_path):
 def test_the_q_of_a_step_at_each_place_of_a_window(tiny_run):
     from experiments.q_against_returns import q_by_place, q_values
 
-    args = rmf.load_config(tiny_run, "folder")
+    args = load_config(rmf.Args, tiny_run, "folder")
     env = rmf.POMDP(args, 2)
     agent = rmf.Agent(env.obs_dim, env.action_dim, args)
-    episodes, L = rmf.play(env, agent.act, seed=0), 3  # 10 steps
-    by_place = q_by_place(agent.critic, episodes, L)
+    (episodes, n_steps, *_), L = rmf.play(env, agent.act, seed=0), 3  # 10 steps
+    by_place = q_by_place(agent.critic, episodes, n_steps, L)
     assert by_place.shape == (2 * 5, L)  # of the last 3 L: steps 3 to 7
     for lane in range(2):
         for step in range(3, 8):
             for place in range(L):
-                rows = episodes.rows[step - place : step + 2, lane : lane + 1].copy()
+                rows = episodes[step - place : step + 2, lane : lane + 1].copy()
                 rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
                 expected = q_values(agent.critic, rows)[place, 0]
                 assert by_place[5 * lane + step - 3, place] == pytest.approx(expected, abs=1e-5)
@@ -229,8 +248,7 @@ def test_a_picture_of_nothing_is_refused_in_a_line(flags, named, tiny_run, tmp_p
 
 
 def test_a_run_that_fails_is_named_with_its_last_words(table):
-    text = TABLE.replace('["recurrent", "markov"]', '"nonsense"').replace("[1, 2]", "[1]")
-    table.write_text(text)
+    table.write_text(TABLE.replace('["recurrent", "markov", "oracle"]', '"nonsense"'))
     out = subprocess.run(command(table), cwd=ROOT, capture_output=True, text=True)
     assert out.returncode != 0 and "FAILED rmf_sac_gru__" in out.stdout
     assert "1 runs failed" in out.stderr and "Traceback" not in out.stderr

@@ -57,7 +57,7 @@ def last_coin(tmp_path, policy, seed):
         tmp_path, env_id="LastCoin-v0", policy=policy, seed=seed, total_timesteps=1500,
         num_envs=5, learning_starts=500, eval_interval=1500, eval_episodes=100, inputs="o",
         rnn_size=16, hidden_sizes=(32,), embeddings=(8, 4, 4), gamma=0.5, batch_size=32,
-        updates_per_step=0.3, learning_rate=5e-3, autotune=False, alpha=0.05, tau=0.02)
+        updates_per_step=0.3, learning_rate=5e-3, alpha=0.05, tau=0.02)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -1,6 +1,7 @@
 """What is true of the losses and of one update."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -15,8 +16,7 @@ every_sharing = pytest.mark.parametrize("shared", SHARED)
 
 def one_update(agent, batch, args, learning_rate=1e-3, seed=0):
     """-> scalars and the gradients (name -> tensor) of one update with a fixed noise."""
-    parameters = [p for p in agent.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, learning_rate)
+    optimizer = torch.optim.Adam(agent.parameters(), learning_rate)
     torch.manual_seed(seed)
     scalars = rmf.update(agent, optimizer, batch, args)
     return scalars, {k: p.grad for k, p in agent.named_parameters() if p.grad is not None}
@@ -59,17 +59,47 @@ def test_a_masked_mean_is_the_mean_over_the_real_steps():
     assert rmf.masked_mean(torch.tensor([[1.0, 2], [1e6, 6]]), 0 * mask) == 0
 
 
-def test_losses_are_those_computed_by_hand():
-    mask = torch.tensor([[1.0, 1, 0]])
-    q1, q2, y = (torch.tensor([x]) for x in ([1.0, 2, 9], [3.0, 0, 9], [2.0, 2, -9]))
-    log_prob = torch.tensor([[-1.0, 3, 9]])
-    loss, scalars = rmf.critic_loss(q1, q2, y, mask)
-    assert loss == (1 + 1 + 0 + 4) / 2
-    assert scalars["losses/q_data"] == (2 + 1) / 2 and scalars["losses/target"] == 2
-    loss, scalars = rmf.actor_loss(q1, q2, log_prob, 0.5, mask)
-    assert loss == ((-0.5 - 1) + (1.5 - 0)) / 2
-    assert scalars["losses/q_policy"] == (1 + 0) / 2 and scalars["losses/entropy"] == -(-1 + 3) / 2
-    assert rmf.alpha_loss(torch.tensor(2.0), log_prob, -3.0, mask) == -2 * ((-1 + 3) / 2 - 3)
+def says(monkeypatch, log_prob, at_data=(0, 0), at_policy=(0, 0), target=(0, 0)):
+    """Let the networks say these numbers, (T+1, B) or what broadcasts to it; the policy's actions
+    are all 1. Their parameters get a gradient of 0."""
+
+    def shaped(net, obs, value):
+        rows = torch.as_tensor(value, dtype=torch.float32).expand(len(obs), obs.shape[1])
+        return rows + 0 * sum(p.sum() for p in net.parameters())
+
+    def actor(self, h, obs):
+        return torch.ones(*obs.shape[:2], 2), shaped(self, obs, log_prob)
+
+    def critic(self, c, obs, action):
+        is_target = not next(self.parameters()).requires_grad
+        values = target if is_target else at_policy if (action == 1).all() else at_data
+        return [shaped(self, obs, v) for v in values]
+
+    monkeypatch.setattr(rmf.Actor, "forward", actor)
+    monkeypatch.setattr(rmf.Critic, "forward", critic)
+
+
+def test_losses_are_those_computed_by_hand(make_args, make_agent, monkeypatch):
+    """One step in three lanes: the first is terminal, the second goes on, the third is padding."""
+    mask, terminal = torch.tensor([[1.0, 1, 0]]), torch.tensor([[1.0, 0, 0]])
+    obs, action, reward = torch.zeros(2, 3, 3), torch.zeros(2, 3, 2), torch.tensor([[2, 0.5, -9]])
+    batch = rmf.Batch(obs, action, torch.zeros(2, 3), action[1:], reward, terminal, mask)
+    # Of the next step: log pi is 5 and 2, so that V_{t+1} = min(6, 4) - 2 / 2 = 3 in lane 1.
+    log_prob = [[-1.0, 3, 9], [5, 2, 9]]
+    says_log_prob = torch.tensor(log_prob)
+    says(monkeypatch, says_log_prob, at_data=([[1.0, 2, 9]], [[3.0, 0, 9]]),
+         at_policy=([[1.5, 7, 9]], [[8.0, 0, 9]]), target=([[6.0, 6, 9]], [[4.0, 4, 9]]))
+    args = make_args(alpha=0.5, gamma=0.5)
+    scalars, _ = one_update(make_agent(args), batch, args)
+    y = 2, 0.5 + 0.5 * 3
+    expected = {
+        "losses/target": (y[0] + y[1]) / 2,
+        "losses/qf_loss": ((1 - y[0])**2 + (3 - y[0])**2 + (2 - y[1])**2 + (0 - y[1])**2) / 2,
+        "losses/q_data": ((1 + 3) / 2 + (2 + 0) / 2) / 2,
+        "losses/actor_loss": ((0.5 * -1 - 1.5) + (0.5 * 3 - 0)) / 2,
+        "losses/q_policy": (1.5 + 0) / 2, "losses/entropy": -(-1 + 3) / 2, "losses/alpha": 0.5}
+    assert {k: scalars[k].item() for k in expected} == pytest.approx(expected)
+    assert scalars.keys() - expected.keys() == {"grads/actor_rnn", "grads/critic_rnn"}
 
 
 @pytest.mark.parametrize("fields", [
@@ -99,44 +129,68 @@ def test_garbage_in_padded_steps_changes_no_target_no_loss_no_gradient(
 # --- POLICY AND TEMPERATURE -----------------------------------------------------------------------
 
 
+def gaussian(actor, h, obs):
+    """-> mean, log_std (T, B, A) of u, the action before tanh."""
+    return actor.head(h, actor.embed(obs).relu()).chunk(2, -1)
+
+
 def test_log_prob_is_that_of_a_gaussian_squashed_by_tanh(make_args, make_agent):
     actor = make_agent(make_args()).actor.double()
     h, obs = torch.randn(20, 5, 8).double(), torch.randn(20, 5, 3).double()
-    mean, log_std = actor(h, obs)
-    action, log_prob = actor.sample(h, obs)
+    mean, log_std = gaussian(actor, h, obs)
+    action, log_prob = actor(h, obs)
     squashed = TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform())
     expected = squashed.log_prob(action).sum(-1)
     assert action.shape == (20, 5, 2) and (action.abs() < 1).all()
     torch.testing.assert_close(log_prob, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_actions_are_drawn_from_that_gaussian_or_are_its_mean(make_args, make_agent):
+    actor = make_agent(make_args()).actor.double()
+    h, obs = torch.randn(1, 8).double(), torch.randn(1, 3).double()
+    mean, log_std = gaussian(actor, h, obs)
+    torch.manual_seed(0)
+    drawn = actor(h.expand(10_000, -1), obs.expand(10_000, -1))[0].atanh()
+    z = (drawn - mean) / log_std.exp()
+    assert z.mean(0).abs().max() < 0.04 and (z.std(0) - 1).abs().max() < 0.03  # 4 standard errors
+    action, _ = actor(h, obs, deterministic=True)
+    torch.testing.assert_close(action, mean.tanh())
+
+
 def test_log_prob_is_finite_where_tanh_saturates(make_args, make_agent):
     actor = make_agent(make_args(policy="markov")).actor
     with torch.no_grad():
-        list(actor.head.rest)[-1].bias[:2] = torch.tensor([50.0, -50.0])  # the means
-    action, log_prob = actor.sample(None, torch.zeros(4, 3))
+        actor.head.rest[-1].bias[:2] = torch.tensor([50.0, -50.0])  # the means
+    action, log_prob = actor(torch.zeros(4, 0), torch.zeros(4, 3))
     assert (action.abs() == 1).all() and log_prob.isfinite().all()
     assert (log_prob > 50).all()  # density piles up at the bound
 
 
 @pytest.mark.parametrize("log_prob, rises", [(3.0, True), (-3.0, False)])
-def test_alpha_rises_when_the_entropy_is_below_its_target(log_prob, rises):
-    log_alpha = torch.zeros((), requires_grad=True)
-    target_entropy = -2.0  # entropy is -log_prob
-    rmf.alpha_loss(log_alpha, torch.full((4, 2), log_prob), target_entropy,
-                   torch.ones(4, 2)).backward()
-    torch.optim.SGD([log_alpha], 0.1).step()
-    assert (log_alpha > 0) == rises and log_alpha != 0
+def test_alpha_rises_when_the_entropy_is_below_its_target(
+        log_prob, rises, make_args, make_agent, make_batch, monkeypatch):
+    """Entropy is -log_prob on average over the real steps, its target is -2: one for each action.
+    """
+    batch, args = make_batch((3, 1)), make_args()
+    rows = torch.full((4, 2), log_prob)
+    rows[1:, 1], rows[3] = -1e3, 1e3  # behind the end; of the last row is no action
+    says(monkeypatch, rows)
+    agent = make_agent(args)
+    _, grads = one_update(agent, batch, args)
+    assert grads["log_alpha"].item() == pytest.approx(-log_prob + 2)  # Eq. (5)
+    assert agent.log_alpha.item() == pytest.approx(1e-3 if rises else -1e-3, rel=1e-3)
 
 
-def test_alpha_is_learnt_only_with_autotune(make_args, make_agent, make_batch):
-    for autotune in (True, False):
-        args = make_args(autotune=autotune, alpha=0.25)
-        agent = make_agent(args)
-        before = agent.log_alpha.item()
-        assert before == pytest.approx(0 if autotune else torch.tensor(0.25).log().item())
-        one_update(agent, make_batch(), args)
-        assert (agent.log_alpha.item() != before) == autotune
+@pytest.mark.parametrize("alpha", ["auto", 0.25])
+def test_alpha_is_learnt_from_1_or_is_the_number_that_is_given(
+        alpha, make_args, make_agent, make_batch):
+    args = make_args(alpha=alpha)
+    agent = make_agent(args)
+    before = agent.log_alpha.item()
+    assert before == pytest.approx(0 if alpha == "auto" else math.log(0.25))
+    scalars, _ = one_update(agent, make_batch(), args)
+    assert scalars["losses/alpha"].item() == pytest.approx(1 if alpha == "auto" else 0.25)
+    assert (agent.log_alpha.item() != before) == (alpha == "auto")
 
 
 # --- GRADIENTS ------------------------------------------------------------------------------------
@@ -153,7 +207,7 @@ def gradients_by_the_book(agent, batch, args, actor_trains, seed=0):
     h = c if shared else actor.encoder(*perceived)[0]
     if args.shared_encoder == "critic-only":
         h = h.detach()
-    action, log_prob = actor.sample(h, batch.obs)
+    action, log_prob = actor(h, batch.obs)
     alpha = agent.log_alpha.exp().item()
     with torch.no_grad():
         k = target.encoder(*perceived)[0]
@@ -184,16 +238,17 @@ REACHES = {
 }
 
 
+@pytest.mark.parametrize("policy", ["recurrent", "markov"])
 @pytest.mark.parametrize("shared", REACHES)
 def test_the_actors_loss_reaches_exactly_what_it_is_meant_to_train(
-        shared, make_args, make_agent, make_batch):
-    args = make_args(shared_encoder=shared, inputs="oar")
+        shared, policy, make_args, make_agent, make_batch):
+    args = make_args(shared_encoder=shared, inputs="oar", policy=policy)
     agent, batch = make_agent(args), make_batch()
     assert (agent.actor.encoder is agent.critic.encoder) == (shared != "separate")
     trains = [p for k, p in agent.named_parameters(remove_duplicate=False)
               if k.startswith(REACHES[shared])]
     of_critic, of_actor = gradients_by_the_book(agent, batch, args, trains)
-    _, grads = one_update(copy.deepcopy(agent), batch, args)
+    scalars, grads = one_update(copy.deepcopy(agent), batch, args)
     for name, grad in grads.items():
         if name == "log_alpha":
             continue
@@ -203,6 +258,13 @@ def test_the_actors_loss_reaches_exactly_what_it_is_meant_to_train(
         reached = {k.replace("qf1", "qf2") for k, grad in gradients.items() if grad.any()}
         assert reached == {k.replace("qf1", "qf2") for k in gradients}
     assert grads.keys() == of_critic.keys() | of_actor.keys() | {"log_alpha"}
+
+    for net in ("actor", "critic"):  # what is logged is the norm of the gradient of the memory
+        encoder = "actor.encoder." if shared != "separate" else f"{net}.encoder."
+        norms = [g.norm() for k, g in grads.items() if k.startswith(encoder)]
+        expected = torch.stack(norms).norm().item() if norms else 0
+        assert scalars[f"grads/{net}_rnn"].item() == pytest.approx(expected)
+        assert (expected > 0) == (policy == "recurrent")
 
 
 def test_the_target_network_moves_by_tau(make_args, make_agent, make_batch):
@@ -218,21 +280,26 @@ def test_the_target_network_moves_by_tau(make_args, make_agent, make_batch):
         assert not new.requires_grad
 
 
-def test_clipping_bounds_the_gradient_of_a_step(make_args, make_agent, make_batch):
+def test_clipping_shortens_the_gradient_of_a_step_to_1_and_keeps_its_direction(
+        make_args, make_agent, make_batch):
     batch = make_batch()
     batch = batch._replace(reward=batch.reward * 1e3)
-    norms = {}
+    scalars, grads = {}, {}
     for shared in ("published", "published-clipped"):
         args = make_args(shared_encoder=shared)
-        grads = one_update(make_agent(args), batch, args)[1].values()
-        norms[shared] = torch.stack([g.norm() for g in grads]).norm().item()
-    assert norms["published"] > 100 and norms["published-clipped"] == pytest.approx(1, abs=1e-3)
+        scalars[shared], by_name = one_update(make_agent(args), batch, args)
+        grads[shared] = torch.cat([g.flatten() for g in by_name.values()])
+    plain, clipped = grads.values()
+    assert plain.norm() > 100 and clipped.norm().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(clipped, plain / plain.norm(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(*scalars.values())  # logged before clipping
 
 
+@pytest.mark.parametrize("policy", ["recurrent", "markov"])
 @every_sharing
 def test_an_update_changes_every_weight_and_nothing_is_left_in_the_graph(
-        shared, make_args, make_agent, make_batch):
-    args = make_args(shared_encoder=shared, inputs="oar")
+        shared, policy, make_args, make_agent, make_batch):
+    args = make_args(shared_encoder=shared, inputs="oar", policy=policy)
     agent = make_agent(args)
     before = copy.deepcopy(agent.state_dict())
     scalars, _ = one_update(agent, make_batch((6, 6, 5, 4)), args)
@@ -250,9 +317,9 @@ def test_published_sharing_lets_q_rise_without_any_reward(seed, make_args, make_
         reward=zeros, prev_reward=torch.zeros(7, 4), terminal=zeros) for i in range(20)]
     q = {}
     for shared in ("published", "critic-frozen", "critic-only"):
-        args = make_args(shared_encoder=shared, autotune=False, alpha=1e-4, tau=0.05, gamma=0.9)
+        args = make_args(shared_encoder=shared, alpha=1e-4, tau=0.05, gamma=0.9)
         agent = make_agent(args, seed)
-        optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], 1e-2)
+        optimizer = torch.optim.Adam(agent.parameters(), 1e-2, fused=True)
         for i in range(200):
             scalars = rmf.update(agent, optimizer, batches[i % 20], args)
         q[shared] = scalars["losses/q_policy"].item()

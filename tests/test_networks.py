@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.func import functional_call
 
 import rmf_sac_gru as rmf
 
@@ -25,41 +24,6 @@ def encoder(args, seed=0):
     return net
 
 
-# --- GRU ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("T", [1, 20])
-@pytest.mark.parametrize("with_h0", [True, False])
-def test_the_hand_written_gru_equals_torchs(T, with_h0):
-    torch.manual_seed(0)
-    theirs = torch.nn.GRU(5, 7).double()
-    ours = rmf.GRU(5, 7).double()
-    ours.load_state_dict(theirs.state_dict())
-    x, h0 = torch.randn(T, 3, 5).double(), torch.randn(1, 3, 7).double()
-    weight = torch.randn(T, 3, 7).double()  # every output has its own weight in the loss
-    results = []
-    for gru in (theirs, ours):
-        inputs = [x.clone().requires_grad_(), h0.clone().requires_grad_()][: 1 + with_h0]
-        out, h_n = gru(*inputs)
-        ((out * weight).sum() + (h_n**2).sum()).backward()
-        grads = {k: p.grad for k, p in gru.named_parameters()}
-        results.append([out, h_n, grads, [x.grad for x in inputs]])
-    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
-
-
-def test_the_gradient_of_the_gru_is_its_derivative():
-    torch.manual_seed(0)
-    gru = rmf.GRU(2, 3).double()
-    names, weights = zip(*gru.named_parameters())
-    x, h0 = torch.randn(4, 2, 2).double(), torch.randn(1, 2, 3).double()
-
-    def run(x, h0, *weights):
-        return functional_call(gru, dict(zip(names, weights)), (x, h0))
-
-    inputs = [t.detach().requires_grad_() for t in (x, h0, *weights)]
-    assert torch.autograd.gradcheck(run, inputs)
-
-
 # --- MEMORY ---------------------------------------------------------------------------------------
 
 
@@ -78,7 +42,7 @@ def test_step_by_step_equals_the_whole_sequence(rnn, make_args):
 def test_acting_equals_the_actor_on_the_whole_sequence(rnn, make_args, make_agent):
     agent, sequence = make_agent(make_args(rnn=rnn, inputs="oar")), perceived(T=20)
     out, _ = agent.actor.encoder(*sequence)
-    expected = agent.actor(out, sequence[0])[0].tanh().detach().numpy()  # (T, B, A)
+    expected = agent.actor(out, sequence[0], deterministic=True)[0].detach().numpy()  # (T, B, A)
     h = None
     for t in range(20):
         action, h = agent.act(*(x[t].numpy() for x in sequence), h, deterministic=True)
@@ -105,14 +69,20 @@ def test_inputs_says_what_the_memory_is_fed(rnn, inputs, make_args):
         assert torch.equal(net(*changed)[0], before) == (letter not in inputs)
 
 
-def test_a_markov_policy_has_no_past(make_args, make_agent):
-    agent, (obs, action, reward) = make_agent(make_args(policy="markov")), perceived(T=2)
-    assert agent.actor.encoder is None and agent.critic.encoder is None
+@pytest.mark.parametrize("policy", ["markov", "oracle"])
+def test_without_memory_there_is_no_past(policy, make_args, make_agent):
+    agent, (obs, action, reward) = make_agent(make_args(policy=policy)), perceived(T=2)
     obs, h = obs[0].numpy(), None
     first, h = agent.act(obs, action[0].numpy(), reward[0].numpy(), h, deterministic=True)
     again, h = agent.act(obs, action[1].numpy(), reward[1].numpy(), h, deterministic=True)
     other, _ = agent.act(obs + 1, action[1].numpy(), reward[1].numpy(), h, deterministic=True)
-    assert (first == again).all() and h is None and (first != other).any()
+    assert (first == again).all() and (first != other).any(-1).all()
+
+
+def test_a_memory_of_width_0_is_an_encoder_without_weights(make_args):
+    net = rmf.Encoder(3, 2, make_args(policy="markov"))
+    out, h = net(*perceived(T=7))
+    assert out.shape == (7, 4, 0) and h is None and net.state_dict() == {}
 
 
 def test_a_recurrent_policy_has_a_past(make_args, make_agent):
@@ -126,21 +96,32 @@ def test_a_recurrent_policy_has_a_past(make_args, make_agent):
 # --- HEADS ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hidden_sizes", [(6,), (6, 5, 4)])
-@pytest.mark.parametrize("n_memory", [3, 0])
-def test_a_head_is_an_mlp_over_memory_and_x(hidden_sizes, n_memory):
+@pytest.mark.parametrize("hidden", [(6,), (6, 5, 4)])
+@pytest.mark.parametrize("H", [0, 8])
+def test_a_head_is_an_mlp_over_memory_and_embedding_with_no_relu_at_its_end(H, hidden):
     torch.manual_seed(0)
-    head = rmf.Head(n_memory, 4, hidden_sizes, 2)
-    h, x = torch.randn(5, 3, n_memory), torch.randn(5, 3, 4)
-    weight, bias = head.of_x.weight, head.of_x.bias
-    if n_memory:
-        weight, bias = torch.cat([head.of_memory.weight, weight], 1), head.of_memory.bias
+    head, h, x = rmf.Head(H, 3, hidden, 2), torch.randn(5, 7, H), torch.randn(5, 7, 3)
+    layers = [m for m in head.rest if isinstance(m, torch.nn.Linear)]
+    assert [m.out_features for m in layers] == [*hidden[1:], 2]
+    with torch.no_grad():
+        layers[-1].bias.fill_(-9)
+    weight = torch.cat([head.of_h.weight, head.of_x.weight], 1) if H else head.of_x.weight
+    bias = head.of_h.bias if H else head.of_x.bias
+    assert weight.shape == (hidden[0], H + 3)
     plain = torch.cat([h, x], -1) @ weight.t() + bias
-    for layer in [m for m in head.rest if isinstance(m, torch.nn.Linear)]:
-        plain = layer(plain.relu())
-    out = head(h if n_memory else None, x)
-    assert out.shape == (5, 3, 2)
-    torch.testing.assert_close(out, plain)
+    for layer in layers:
+        plain = plain.relu() @ layer.weight.t() + layer.bias
+    torch.testing.assert_close(head(h, x), plain)
+    assert (head(h, x) < 0).all()
+
+
+def test_the_policy_depends_on_memory_and_observation(make_args):
+    torch.manual_seed(0)
+    actor = rmf.Actor(3, 2, make_args())
+    h, obs = torch.randn(5, 4, 8), torch.randn(5, 4, 3)
+    before = actor(h, obs, deterministic=True)[0]
+    for changed in ((h + 1, obs), (h, obs + 1)):
+        assert (actor(*changed, deterministic=True)[0] != before).flatten(0, 1).any(0).all()
 
 
 def test_the_critics_values_are_two_and_depend_on_memory_observation_and_action(make_args):

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import toy_envs  # noqa: F401  (registers the ids)
 from conftest import numbers
 
 import ppo_gru_baseline as ppo
@@ -52,7 +53,7 @@ def lanes():
                                        norm_reward=False, num_minibatches=1) | fields)
         env = ppo.POMDP(args, 2)
         torch.manual_seed(0)
-        agent = ppo.Agent(env.obs_dim, env.action_dim, env.discrete, args)
+        agent = ppo.Agent(env.obs_dim, env.action_dim, env.lanes.discrete, args)
         with torch.no_grad():
             for p in agent.parameters():
                 p.uniform_(-0.5, 0.5)
@@ -101,6 +102,15 @@ def test_a_segment_goes_on_where_the_last_one_stopped(lanes):
     for name in ("obs", "prev_action", "prev_reward", "first", "value"):
         torch.testing.assert_close(getattr(one, name)[-1], getattr(two, name)[0])
     assert two.h[0].abs().sum() > 0 and one.h == (None, None)
+
+
+def test_a_goal_is_a_success_but_no_end():
+    env = ppo.POMDP(ppo.Args(env_id="ClockGoal-v0"), 2)  # in the goal at step 2
+    env.reset(seed=1)  # lane 0 has 3 steps and is truncated, lane 1 has 4 and terminates
+    steps = [env.step(np.zeros((2, 2), np.float32))[2:] for _ in range(4)]
+    terminal, ended, success = np.array(steps, float).transpose(1, 0, 2)
+    assert success[:, 1].tolist() == [0, 1, 0, 0] and terminal[:, 1].tolist() == [0, 0, 0, 1]
+    assert terminal[:, 0].tolist() == [0, 0, 0, 0] and ended[:, 0].tolist() == [0, 0, 1, 0]
 
 
 @every_rnn
@@ -162,23 +172,52 @@ def test_advantages_are_those_computed_by_hand():
     assert a.T.tolist() == expected
 
 
+class Said(torch.nn.Module):
+    """An agent in one lane that says the same at each step, whatever it perceives."""
+
+    def __init__(self, ratio, value, entropy):
+        super().__init__()
+        self.log_ratio = torch.nn.Parameter(torch.tensor(ratio).log()[:, None])  # (T, 1)
+        self.value = torch.nn.Parameter(torch.tensor(value)[:, None])
+        self.spread = torch.nn.Parameter(torch.tensor(entropy)[:, None])
+        self.actor = self.critic = torch.nn.ModuleDict({"encoder": torch.nn.Module()})
+
+    def forward(self, *_):
+        return self, self.value, None
+
+    def log_prob(self, action):
+        return self.log_ratio
+
+    def entropy(self):
+        return self.spread
+
+
 def test_losses_are_those_computed_by_hand():
-    mask = torch.tensor([[1.0, 1, 1, 0]])
-    ratio = torch.tensor([[1.5, 1.5, 0.5, 9.0]])
-    advantage = torch.tensor([[2.0, -2, 2, 9]])
-    loss, scalars = ppo.policy_loss(ratio.log(), torch.zeros(1, 4), advantage, mask,
-                                    ppo.Args(clip_coef=0.25))
-    assert loss.item() == pytest.approx(-(1.25 * 2 - 1.5 * 2 + 0.5 * 2) / 3)
-    assert scalars["losses/clipfrac"] == 1
-    loss, _ = ppo.value_loss(torch.tensor([[1.0, 2, 3, 9]]), torch.zeros(1, 4), mask)
-    assert loss.item() == pytest.approx((1 + 4 + 9) / 3)
+    """Four steps and one that is none. With gamma = 0 and nothing valued before, the advantages are
+    the rewards, and 1 and -1 once their mean 2 is subtracted; the targets are the rewards."""
+    agent = Said(ratio=[1.5, 1.5, 0.5, 1, 9], value=[1.0, 2, 3, 4, 99], entropy=[1.0, 2, 3, 4, 9])
+    reward, none = torch.tensor([[3.0, 1, 3, 1, 99]]).T, torch.zeros(5, 1)
+    rows = [torch.zeros(6, 1, 1)] * 2 + [torch.zeros(6, 1)] * 3
+    segment = ppo.Segment(*rows, none[..., None], none, reward, none, none,
+                          torch.tensor([[1.0, 1, 1, 1, 0]]).T, (None, None))
+    args = ppo.Args(num_envs=1, num_minibatches=1, update_epochs=1, gamma=0.0, clip_coef=0.25,
+                    ent_coef=0.1, vf_coef=0.5, max_grad_norm=1e9)
+    optimizer = torch.optim.SGD(agent.parameters(), 0.0)
+    (scalars,) = ppo.update(agent, optimizer, segment, args, np.random.default_rng(0))
+    ratio = np.array([1.5, 1.5, 0.5, 1])
+    expected = {"policy_loss": -(1.25 - 1.5 + 0.5 - 1) / 4, "value_loss": (4 + 1 + 0 + 9) / 4,
+                "value": 2.5, "entropy": 2.5, "clipfrac": 3 / 4,
+                "approx_kl": (ratio - 1 - np.log(ratio)).mean()}
+    assert {k: scalars[f"losses/{k}"].item() for k in expected} == pytest.approx(expected, rel=1e-5)
+    # No gradient where the clip says so: the first would have gained by it, the second not.
+    for parameter, grad in ((agent.log_ratio, [0, 1.5 / 4, -0.5 / 4, 1 / 4, 0]),
+                            (agent.value, [-2 / 4, 1 / 4, 0, 3 / 4, 0]),
+                            (agent.spread, [-0.1 / 4] * 4 + [0])):
+        assert parameter.grad.flatten().tolist() == pytest.approx(grad, rel=1e-4)
 
 
 def test_a2c_is_ppo_with_one_epoch_and_one_minibatch(lanes):
     """Its gradient is that of -log pi A: the ratio is 1, nothing is clipped."""
-    args = ppo.parse_args(["--env-id", "Pendulum-V-v0", "--algo", "a2c"])
-    assert (args.update_epochs, args.num_minibatches, args.num_steps) == (1, 1, 16)
-    assert ppo.parse_args(["--algo", "a2c", "--num-steps", "5"]).num_steps == 5
     play, agent, args = lanes(update_epochs=1, vf_coef=0.0, max_grad_norm=1e9)
     segment, _ = play.play(agent)
     optimizer = torch.optim.SGD(agent.parameters(), 0.0)
@@ -215,13 +254,16 @@ def test_what_is_no_step_changes_no_gradient(lanes):
 def test_every_lane_is_learnt_from_once_in_an_epoch(lanes, monkeypatch):
     play, agent, args = lanes(update_epochs=3, num_minibatches=2)
     segment, _ = play.play(agent)
-    values = []
-    value_loss = ppo.value_loss
-    monkeypatch.setattr(ppo, "value_loss",
-                        lambda v, *rest: values.append(v.shape) or value_loss(v, *rest))
-    list(ppo.update(agent, torch.optim.SGD(agent.parameters(), 0.0), segment, args,
-                    np.random.default_rng(0)))
-    assert values == [(9, 1)] * 6  # whole lanes, time intact
+    seen, forward = [], ppo.Agent.forward
+    monkeypatch.setattr(ppo.Agent, "forward", lambda self, obs, *rest: (
+        seen.append(obs) or forward(self, obs, *rest)))
+    scalars = list(ppo.update(agent, torch.optim.SGD(agent.parameters(), 0.0), segment, args,
+                              np.random.default_rng(0)))
+    assert len(scalars) == 6 and [x.shape for x in seen] == [(9, 1, 1)] * 6  # whole, time intact
+    chosen = [int(x[0, 0, 0] >= 10) for x in seen]  # lane 1 shows 10 and more
+    assert all(sorted(chosen[i : i + 2]) == [0, 1] for i in (0, 2, 4))
+    for x, lane in zip(seen, chosen):
+        assert torch.equal(x[:, 0], segment.obs[:-1, lane])
 
 
 # --- NORMALISATION AND ACTIONS --------------------------------------------------------------------
@@ -268,7 +310,7 @@ def test_memory_balances_the_pole_that_shows_only_positions(seed, tmp_path):
     """>= 195 of 200 with memory, under half without. (With velocities none is needed.)"""
     score = {}
     for policy in ("recurrent", "markov"):
-        args = ppo.parse_args(["--env-id", "CartPole-P-v0", "--policy", policy, "--seed", str(seed),
-                               "--total-timesteps", "60000", "--runs-dir", str(tmp_path)])
-        score[policy] = numbers(ppo.train(args), "eval/return_mean")[-1]
+        folder = ppo.main(["--env-id", "CartPole-P-v0", "--policy", policy, "--seed", str(seed),
+                           "--total-timesteps", "60000", "--runs-dir", str(tmp_path)])
+        score[policy] = numbers(folder, "eval/return_mean")[-1]
     assert score["recurrent"] >= 195 and score["markov"] < 100

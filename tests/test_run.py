@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy_envs  # noqa: F401  (registers the ids)
 from conftest import (
     TINY_RUN,
     numbers,
@@ -20,12 +21,13 @@ from conftest import (
 from PIL import Image
 
 import rmf_sac_gru as rmf
+from run import load_checkpoint, load_config, mean_of, new_run_folder, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def run(tmp_path):
+def start(tmp_path, no_pictures):
     """-> function: flags -> folder of a new finished run in this process."""
 
     def start(*flags):
@@ -36,41 +38,80 @@ def run(tmp_path):
 
 
 def weights(folder):
-    return torch.load(folder / "checkpoint.pt", weights_only=True)["agent"]
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["things"]["agent"]
 
 
 # --- LEARNING -------------------------------------------------------------------------------------
 
-SHARED = ["published", "published-clipped", "critic-frozen", "critic-only"]
-
-
 @pytest.mark.parametrize("flags", [
     ["--policy", "recurrent"], ["--policy", "markov"], ["--policy", "oracle"],
-    ["--rnn", "lstm", "--inputs", "oar"], ["--anneal-lr", "0.5", "--context-length", "4"],
-    *(["--shared-encoder", shared] for shared in SHARED),
+    ["--rnn", "lstm"], ["--anneal-lr", "0", "--context-length", "4"], ["--alpha", "0.1"],
+    ["--shared-encoder", "critic-only"], ["--shared-encoder", "published", "--policy", "markov"],
 ], ids=" ".join)
-def test_a_run_takes_gradient_steps_and_changes_every_weight(flags, run, monkeypatch):
+def test_a_run_takes_gradient_steps_and_changes_every_weight(flags, start, monkeypatch):
     before = weights_before_the_first_update(rmf, monkeypatch)
-    folder = run(*flags)
+    folder = start(*flags)
     assert [k for k, v in weights(folder).items() if torch.equal(v, before[0][k])] == []
     assert numbers(folder, "charts/updates")[-1] == int(0.16 * 280)  # 280 steps are learnt from
     assert np.isfinite(numbers(folder, "losses/qf_loss")).all()
 
 
-def test_wind_with_its_preset_and_native_lanes_runs(tmp_path, capsys):
+def test_wind_with_its_preset_and_native_lanes_runs(tmp_path, capsys, no_pictures):
     flags = "--total-timesteps 900 --num-envs 2 --learning-starts 300 --eval-episodes 20"
     folder = rmf.main([*flags.split(), "--runs-dir", str(tmp_path)])
     preset, flags = capsys.readouterr().out.splitlines()[:2]
-    assert "Wind" in preset and "gamma=0.9" in preset and "rnn_size=64" in preset
+    assert "Wind" in preset and "gamma=0.95" in preset and "hidden_sizes=(64, 64)" in preset
     assert "num_envs=2" in flags and "gamma" not in flags
     assert (numbers(folder, "charts/episodic_length") == 75).all()
     assert len(numbers(folder, "eval/success_rate")) >= 2
 
 
-def test_a_temperature_that_is_learnt_is_not_annealed(run):
-    learnt, both = (numbers(run("--autotune", *flags), "losses/alpha")
-                    for flags in ([], ["--anneal-alpha"]))
-    assert learnt.tolist() == both.tolist() and learnt.min() > 0.9
+def left(env_step):
+    """The share of the learning that is left in a TINY_RUN as the round that ends here begins."""
+    return min(1, (320 - (env_step - 20)) / (320 - 40))
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_a_temperature_that_is_a_number_falls_to_0_but_not_in_the_papers_recipe(
+        paper, tmp_path, no_pictures):
+    argv = [*TINY_RUN, "--alpha", "0.5", "--runs-dir", str(tmp_path)]
+    args = parse_args(rmf.Args, "rmf_sac_gru", argv)
+    args.paper = paper
+    folder = rmf.train(args)
+    steps = numbers(folder, "env_step")[-len(numbers(folder, "losses/alpha")):]
+    expected = [0.5 * (1 if paper else left(step)) for step in steps]
+    assert numbers(folder, "losses/alpha") == pytest.approx(expected)
+    assert expected[0] == 0.5 and (expected[-1] < 0.04) == (not paper)
+
+
+def test_a_temperature_that_is_learnt_starts_at_1_and_does_not_fall_to_0(tiny_run):
+    alpha = numbers(tiny_run, "losses/alpha")
+    assert 0.99 < alpha[0] <= 1.01 and alpha.min() > 0.9
+
+
+@pytest.mark.parametrize("anneal", [0.0, 0.5])
+def test_learning_rates_fall_together_and_keep_their_ratio(anneal, start, monkeypatch):
+    """A learning rate of its own for the memories takes one line: two groups of parameters."""
+    adam, update, seen = torch.optim.Adam, rmf.update, []
+
+    def two_groups(parameters, rate, **options):
+        parameters = list(parameters)
+        return adam([{"params": parameters[:6], "lr": rate / 4}, {"params": parameters[6:]}],
+                    rate, **options)
+
+    def watched(agent, optimizer, batch, args):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        return update(agent, optimizer, batch, args)
+
+    monkeypatch.setattr(torch.optim, "Adam", two_groups)
+    monkeypatch.setattr(rmf, "update", watched)
+    folder = start("--anneal-lr", anneal)
+    memory, rest = np.array(seen).T
+    assert memory == pytest.approx(rest / 4)
+    n = np.diff(numbers(folder, "charts/updates"), prepend=0).astype(int)  # updates in each round
+    share = [min(1, left(step) / anneal) if anneal else 1 for step in numbers(folder, "env_step")]
+    assert rest == pytest.approx(1e-3 * np.repeat(share, n))
+    assert rest[0] == 1e-3 and (rest[-1] < 2e-4) == bool(anneal)
 
 
 # --- RUN FOLDER -----------------------------------------------------------------------------------
@@ -78,46 +119,122 @@ def test_a_temperature_that_is_learnt_is_not_annealed(run):
 
 def test_a_finished_run_leaves_four_files(tiny_run):
     names = {"config.json", "metrics.csv", "learning_curve.png", "checkpoint.pt"}
-    assert {p.name for p in tiny_run.iterdir()} == names  # no buffer, no temporary file
+    assert {p.name for p in tiny_run.iterdir()} == names  # no temporary file
     with Image.open(tiny_run / "learning_curve.png") as picture:
         picture.verify()
         assert picture.format == "PNG" and picture.width > 300
 
 
+def test_the_checkpoint_of_a_finished_run_holds_the_agent_and_no_buffer(tiny_run):
+    saved = torch.load(tiny_run / "checkpoint.pt", weights_only=True)
+    assert set(saved["things"]) == {"agent"}
+    assert saved["env_step"] == 320 and saved["n_updates"] == 44 and saved["n_rows"] == 17
+
+
 def test_a_run_needs_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    folder = rmf.new_run_folder(rmf.Args(runs_dir=str(tmp_path / "runs")))
+    folder = new_run_folder(rmf.Args(runs_dir=str(tmp_path / "runs")))
     assert json.loads((folder / "config.json").read_text())["git_commit"] == ""
 
 
-def test_ctrl_c_is_given_back_when_a_run_breaks(tmp_path, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(rmf, "update", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        rmf.main([*TINY_RUN, "--runs-dir", str(tmp_path)])
-    assert signal.getsignal(signal.SIGINT) == before
-
-
 def test_config_holds_every_argument(tiny_run):
-    saved = rmf.load_config(tiny_run, "--resume")
-    flags = rmf.parse_args([*TINY_RUN, "--runs-dir", str(tiny_run.parent)])
-    assert saved == flags and saved.num_envs == 2 and saved.inputs == "oar"
+    saved = load_config(rmf.Args, tiny_run, "--resume")
+    argv = [*TINY_RUN, "--runs-dir", str(tiny_run.parent)]
+    assert saved == parse_args(rmf.Args, "rmf_sac_gru", argv)
+    assert saved.num_envs == 2 and saved.inputs == "oar"
 
 
-def test_metrics_have_the_documented_columns_and_an_evaluation_in_the_last_row(tiny_run):
-    assert (tiny_run / "metrics.csv").read_text().splitlines()[0] == ",".join(rmf.COLUMNS)
+def test_metrics_have_a_row_for_each_round_and_an_evaluation_in_the_last_row(tiny_run):
+    columns = (tiny_run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert columns[:4] == ["env_step", "seconds", "charts/SPS", "charts/updates"]
+    losses = {f"losses/{x}" for x in (
+        "qf_loss", "actor_loss", "alpha", "entropy", "q_data", "q_policy", "target")}
+    others = {"charts/episodic_return", "charts/episodic_length", "grads/actor_rnn",
+              "grads/critic_rnn", "eval/return_mean", "eval/return_std", "eval/return_worst10"}
+    assert sorted(columns[4:]) == sorted(losses | others)  # of success Pendulum knows nothing
     rows = read_metrics(tiny_run)
     assert [int(row["env_step"]) for row in rows] == list(range(0, 321, 20))
     evaluated = [int(row["env_step"]) for row in rows if row["eval/return_mean"]]
     assert evaluated == [0, 100, 200, 300, 320]
     for row in rows:
         assert bool(row["eval/return_std"]) == (int(row["env_step"]) in evaluated)
-        assert bool(row["losses/qf_loss"]) == (int(row["env_step"]) > 40)
-        assert row["eval/success_rate"] == ""  # Pendulum knows of none
+        assert all(bool(row[name]) == (int(row["env_step"]) > 40) for name in losses)
+        assert bool(row["charts/episodic_return"]) == (int(row["env_step"]) > 0)
 
 
-def test_the_last_line_names_the_folder_and_the_mean(run, capsys):
-    folder = run()
+def test_updates_are_those_that_are_due_by_the_steps_played(tiny_run):
+    due = [int(0.16 * max(step - 40, 0)) for step in numbers(tiny_run, "env_step")]
+    assert numbers(tiny_run, "charts/updates").tolist() == due
+
+
+def test_sps_is_steps_over_wall_time_since_the_last_row(tiny_run):
+    step, seconds = numbers(tiny_run, "env_step"), numbers(tiny_run, "seconds")
+    sps = numbers(tiny_run, "charts/SPS")
+    assert (np.diff(seconds) > 0).all()
+    assert sps[1:] == pytest.approx(np.diff(step) / np.diff(seconds), rel=0.01)
+
+
+def test_a_number_that_is_new_in_a_row_makes_a_column_and_is_empty_in_the_rows_before(
+        start, tiny_run, monkeypatch):
+    update, count = rmf.update, 0
+
+    def one_number_more(*arguments):
+        nonlocal count
+        count += 1
+        scalars = update(*arguments)
+        return scalars | {"losses/mine": torch.tensor(float(count))} if count > 20 else scalars
+
+    monkeypatch.setattr(rmf, "update", one_number_more)
+    folder = start()
+    header = (folder / "metrics.csv").read_text().splitlines()[0]
+    before = (tiny_run / "metrics.csv").read_text().splitlines()[0]
+    assert header == before + ",losses/mine"
+    rows = reproducible(folder)
+    for row in rows:
+        until = float(row["charts/updates"])
+        since = int(0.16 * max(float(row["env_step"]) - 60, 0))  # updates before the round
+        of_round = [i for i in range(since + 1, int(until) + 1) if i > 20]
+        mine = row.pop("losses/mine")
+        assert mine == (f"{np.mean(of_round):.7g}" if of_round else "")
+    assert rows == reproducible(tiny_run)
+
+
+def test_whole_numbers_are_written_whole(tmp_path):
+    """The paper's longest run has 30,200,000 steps."""
+    before = signal.getsignal(signal.SIGINT)
+    args = rmf.Args(total_timesteps=30_200_000, runs_dir=str(tmp_path))
+    run = rmf.Run(args, "nothing", {}, agent=torch.nn.Linear(1, 1))
+    signal.signal(signal.SIGINT, before)
+    run.log(12_345_678, 10_000_001, {"losses/mine": 1e7 / 3})
+    (row,) = read_metrics(run.folder)
+    assert (row["env_step"], row["charts/updates"]) == ("12345678", "10000001")
+    assert row["losses/mine"] == "3333333"
+
+
+def test_a_mean_over_updates_is_over_those_that_say_the_number():
+    scalars = [{"a": torch.tensor(1.0)}, {"a": torch.tensor(3.0), "b": torch.tensor(5.0)}]
+    assert mean_of(scalars) == {"a": 2, "b": 5} and mean_of([]) == {}
+
+
+@pytest.mark.parametrize("total, interval, expected", [
+    (320, 100, [100, 200, 300, 320]), (200, 50, [60, 100, 160, 200]), (320, 320, [320]),
+    (1000, None, list(range(40, 1001, 40))), (3, None, [3]),
+    (250, None, list(range(20, 241, 20)) + [250])])
+def test_an_evaluation_is_due_once_an_interval_and_at_the_end(total, interval, expected):
+    """Rounds of 20 steps; without a word there are 25 evaluations, or one in each round."""
+    run, due = rmf.Run.__new__(rmf.Run), []
+    run.args, run.env_step = rmf.Args(total_timesteps=total, learning_starts=0,
+                                      eval_interval=interval), 0
+    while run.env_step < total:
+        env_step = min(run.env_step + 20, total)
+        if run.evaluation_due(env_step):
+            due.append(env_step)
+        run.env_step = env_step
+    assert due == expected
+
+
+def test_the_last_line_names_the_folder_and_the_mean(start, capsys):
+    folder = start()
     last = capsys.readouterr().out.splitlines()[-1]
     mean = numbers(folder, "eval/return_mean")[-1]
     assert last.startswith(str(folder)) and f"{mean:.2f}" in last
@@ -126,13 +243,13 @@ def test_the_last_line_names_the_folder_and_the_mean(run, capsys):
 # --- REPRODUCTION ---------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_one_others(run, tiny_run):
-    assert reproducible(run()) == reproducible(tiny_run)
-    assert reproducible(run("--seed", 2)) != reproducible(tiny_run)
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(start, tiny_run):
+    assert reproducible(start()) == reproducible(tiny_run)
+    assert reproducible(start("--seed", 2)) != reproducible(tiny_run)
 
 
-def test_evaluation_does_not_disturb_training(run, tiny_run):
-    folder = run("--eval-interval", 40, "--eval-episodes", 3)
+def test_evaluation_does_not_disturb_training(start, tiny_run):
+    folder = start("--eval-interval", 40, "--eval-episodes", 3)
     for column in ("losses/qf_loss", "losses/entropy", "charts/episodic_return"):
         assert numbers(folder, column).tolist() == numbers(tiny_run, column).tolist()
     assert len(numbers(folder, "eval/return_mean")) > len(numbers(tiny_run, "eval/return_mean"))
@@ -140,94 +257,209 @@ def test_evaluation_does_not_disturb_training(run, tiny_run):
 
 # --- STOPPED RUNS ---------------------------------------------------------------------------------
 
-STOP = """
-import os, signal, sys, rmf_sac_gru as rmf
-owner, name, count = {moment}
-function = getattr(owner, name)
-def replaced(*args, **kwargs):
-    global count
-    count -= 1
-    if count == 0:
-        os.kill(os.getpid(), {signal})
-    return function(*args, **kwargs)
-setattr(owner, name, replaced)
-rmf.main(sys.argv[1:])
+# A process that imports everything once. For each line, [flags, owner and name of a function, n,
+# signal, file], it forks one that sends itself the signal at the n-th call of that function, just
+# before it does its work, and answers with what that one ended with.
+STOPPER = """
+import contextlib, io, json, os, sys
+import torch, toy_envs, run, rmf_sac_gru as rmf
+from pathlib import Path
+torch.set_num_threads(1)
+run.draw_curve = lambda r: run.replace_file(r.folder / "learning_curve.png", Path.touch)
+
+def stopped(flags, owner, name, count, signal, file):
+    owner = eval(owner)
+    function = getattr(owner, name)
+    def replaced(*args, **kwargs):
+        nonlocal count
+        count -= 1
+        if count == 0:
+            os.kill(os.getpid(), signal)
+        return function(*args, **kwargs)
+    setattr(owner, name, replaced)
+    with open(file, "w") as out, contextlib.redirect_stdout(out):
+        try:
+            rmf.main(flags)
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+with contextlib.redirect_stdout(io.StringIO()):
+    rmf.main(sys.argv[1:])  # some things are imported late
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os._exit(stopped(*json.loads(line)))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-MOMENTS = {  # the n-th call of a function of the script, just before it does its work
-    "plays its first episode": "rmf.POMDP, 'step', 15",
-    "learns": "rmf, 'update', 20",
-    "evaluates": "rmf, 'evaluate', 3",
-    "has written a checkpoint but not named it": "os, 'replace', 7",
+MOMENTS = {  # checkpoints are at 0, 100, ...; their file is the fourth that is renamed, the tenth
+    "is evaluated for the first time": ("rmf.POMDP", "step", 5),
+    "has a first row but no checkpoint": ("os", "replace", 4),
+    "plays its first episode": ("rmf.POMDP", "step", 15),
+    "learns": ("rmf", "update", 20),
+    "evaluates": ("rmf", "evaluate", 3),
+    "has written a checkpoint but not named it": ("os", "replace", 10),
 }
 
 
-def stopped_run(signal_number, moment, runs_dir):
-    """-> the process and the run folder it left."""
-    code = STOP.format(signal=int(signal_number), moment=MOMENTS[moment])
-    process = subprocess.run(
-        [sys.executable, "-c", code, *TINY_RUN, "--runs-dir", str(runs_dir)], cwd=ROOT,
-        capture_output=True, text=True, timeout=120)
-    (folder,) = runs_dir.iterdir()
-    return process, folder
+@pytest.fixture(scope="module")
+def stop(tmp_path_factory):
+    """-> function: flags, moment, signal -> exit status, what was said of a run in a process."""
+    folder = tmp_path_factory.mktemp("stop")
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPER, *TINY_RUN, "--runs-dir", folder], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    said = folder / "stdout"
+
+    def stop(flags, moment, number):
+        print(json.dumps([[*map(str, flags)], *moment, number, str(said)]), file=process.stdin,
+              flush=True)
+        return int(process.stdout.readline()), said.read_text()
+
+    yield stop
+    process.stdin.close()
+    process.wait()
 
 
 def assert_equal_runs(folder, other):
     assert reproducible(folder) == reproducible(other)
+    headers = [(f / "metrics.csv").read_text().splitlines()[0] for f in (folder, other)]
+    assert headers[0] == headers[1]
     ours, theirs = weights(folder), weights(other)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert {p.name for p in folder.iterdir()} == {p.name for p in other.iterdir()}
+    assert (np.diff(numbers(folder, "seconds")) > 0).all()  # time goes on where it stopped
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_goes_on_to_the_numbers_of_an_unbroken_one(moment, tmp_path, tiny_run):
-    process, folder = stopped_run(signal.SIGKILL, moment, tmp_path)
-    assert process.returncode == -signal.SIGKILL
-    assert numbers(folder, "env_step")[-1] < 320
+def test_a_killed_run_goes_on_to_the_numbers_of_an_unbroken_one(
+        moment, stop, tmp_path, tiny_run, no_pictures):
+    status, _ = stop([*TINY_RUN, "--runs-dir", tmp_path], MOMENTS[moment], signal.SIGKILL)
+    (folder,) = tmp_path.iterdir()
+    files = {p.name for p in folder.iterdir()}
+    assert status == -signal.SIGKILL
+    assert "metrics.csv" not in files or numbers(folder, "env_step")[-1] < 320
+    assert ("tmp-checkpoint.pt" in files) == ("replace" in MOMENTS[moment])
+    assert ("checkpoint.pt" in files) == (moment not in list(MOMENTS)[:2])
     assert rmf.main(["--resume", str(folder)]) == folder
     assert_equal_runs(folder, tiny_run)
 
 
-@pytest.mark.parametrize("moment", ["learns", "evaluates"])
-def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_numbers(moment, tmp_path, tiny_run):
-    process, folder = stopped_run(signal.SIGINT, moment, tmp_path)
-    assert process.returncode == 0 and process.stderr == ""
-    assert process.stdout.splitlines()[-1] == f"stopped; go on with --resume {folder}"
-    assert 0 < numbers(folder, "env_step")[-1] < 320
-    before = (folder / "metrics.csv").read_text()
+def test_a_run_may_be_killed_again_and_in_the_middle_of_a_row(stop, tmp_path, tiny_run):
+    stop([*TINY_RUN, "--runs-dir", tmp_path], MOMENTS["learns"], signal.SIGKILL)
+    (folder,) = tmp_path.iterdir()
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["env_step"]
+    assert 0 < saved < numbers(folder, "env_step")[-1]  # rows came after the checkpoint
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("180,1.2")  # no end of line
+    status, _ = stop(["--resume", folder], ("rmf", "update", 15), signal.SIGKILL)
+    assert status == -signal.SIGKILL
     rmf.main(["--resume", str(folder)])
-    assert (folder / "metrics.csv").read_text().startswith(before)  # no round is played again
     assert_equal_runs(folder, tiny_run)
+    with Image.open(folder / "learning_curve.png") as picture:
+        picture.verify()
+
+
+@pytest.mark.parametrize("moment", [
+    "is evaluated for the first time", "evaluates", "has written a checkpoint but not named it"])
+def test_ctrl_c_ends_a_run_at_once_and_it_goes_on_to_the_same_numbers(
+        moment, stop, tmp_path, tiny_run, no_pictures):
+    status, said = stop([*TINY_RUN, "--runs-dir", tmp_path], MOMENTS[moment], signal.SIGINT)
+    (folder,) = tmp_path.iterdir()
+    assert status == 130
+    assert said.splitlines()[-1] == f"stopped; go on with --resume {folder}"
+    assert not (folder / "metrics.csv").exists() or numbers(folder, "env_step")[-1] < 320
+    rmf.main(["--resume", str(folder)])
+    assert_equal_runs(folder, tiny_run)
+
+
+def test_ctrl_c_on_the_terminal_costs_one_line_and_leaves_a_run_that_goes_on(
+        tmp_path, tiny_run, no_pictures):
+    process = subprocess.Popen(
+        [sys.executable, "rmf_sac_gru.py", *TINY_RUN, "--runs-dir", tmp_path], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while "100/320 env steps" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=120)
+    (folder,) = tmp_path.iterdir()
+    assert process.returncode == 130 and errors == ""
+    assert said.splitlines()[-1] == f"stopped; go on with --resume {folder}"
+    rmf.main(["--resume", str(folder)])
+    assert_equal_runs(folder, tiny_run)
+
+
+def test_ctrl_c_is_given_back_when_a_run_ends_or_is_stopped(start, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    start()
+    assert signal.getsignal(signal.SIGINT) == before
+    monkeypatch.setattr(rmf, "update", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as stopped:
+        start()
+    after = signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == 130 and after == before
 
 
 # --- EXTRAS ---------------------------------------------------------------------------------------
 
 
+def printed(capsys):
+    """-> what stands before the last colon of each line -> what stands behind it."""
+    return dict(line.rsplit(": ", 1) for line in capsys.readouterr().out.splitlines())
+
+
 def test_evaluate_repeats_the_last_evaluation_and_changes_nothing(tiny_run, capsys):
     before = snapshot(tiny_run)
-    rmf.main(["--evaluate", str(tiny_run)])
-    printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert rmf.main(["--evaluate", str(tiny_run)]) == tiny_run
+    said = printed(capsys)
     last = {k: v for k, v in read_metrics(tiny_run)[-1].items() if k.startswith("eval/") and v}
     assert len(last) == 3
-    assert {k: printed[k] for k in last} == {k: f"{float(v):.4g}" for k, v in last.items()}
+    assert {k: said[k] for k in last} == {k: f"{float(v):.4g}" for k, v in last.items()}
+    mean, std = (float(last[f"eval/return_{x}"]) for x in ("mean", "std"))
+    assert said[str(tiny_run)] == f"held-out return {mean:.2f} +- {std:.2f}"
     assert snapshot(tiny_run) == before
 
 
 def test_evaluate_takes_another_seed_and_more_episodes(tiny_run, capsys):
     rmf.main(["--evaluate", str(tiny_run), "--seed", "5", "--eval-episodes", "7"])
-    mean = float(capsys.readouterr().out.split()[1])  # eval/return_mean: ...
+    mean = float(printed(capsys)["eval/return_mean"])
     assert mean != pytest.approx(numbers(tiny_run, "eval/return_mean")[-1], rel=1e-3)
 
 
-def test_capture_video_writes_an_animated_gif(tmp_path):
-    flags = "--total-timesteps 300 --num-envs 1 --learning-starts 75 --eval-episodes 1"
-    folder = rmf.main([*flags.split(), "--capture-video", "--runs-dir", str(tmp_path)])
-    with Image.open(folder / "episode.gif") as gif:
-        assert gif.format == "GIF" and gif.n_frames > 10
+def test_evaluate_takes_another_environment_with_as_many_observations_and_actions(
+        tiny_run, capsys):
+    before = snapshot(tiny_run)
+    rmf.main(["--evaluate", str(tiny_run), "--env-id", "Pendulum-V-v0"])
+    said = printed(capsys)
+    args = load_config(rmf.Args, tiny_run, "--evaluate")
+    args.env_id = "Pendulum-V-v0"  # 200 steps, not 10
+    env = rmf.POMDP(args, 2, "heldout")
+    agent = rmf.Agent(env.obs_dim, env.action_dim, args)
+    load_checkpoint(tiny_run, "--evaluate", agent=agent)
+    expected = rmf.evaluate(env, agent, args)
+    assert {k: said[k] for k in expected} == {k: f"{v:.4g}" for k, v in expected.items()}
+    short = numbers(tiny_run, "eval/return_mean")[-1]
+    assert expected["eval/return_mean"] < 5 * short < 0  # each step costs
+    assert snapshot(tiny_run) == before
+
+
+def test_capture_video_writes_a_gif_with_a_picture_of_each_observation(start):
+    folder = start("--capture-video")
+    path = folder / "episode.gif"
+    with Image.open(path) as gif:
+        assert gif.format == "GIF" and gif.n_frames == 11
         gif.seek(gif.n_frames - 1)
+    path.unlink()
+    before = snapshot(folder)
+    rmf.main(["--evaluate", str(folder), "--capture-video"])
+    assert path.stat().st_size > 0
+    path.unlink()
+    assert snapshot(folder) == before  # it has written nothing else
 
 
-def test_track_writes_an_offline_wandb_run_beside_the_same_numbers(run, tiny_run):
-    folder = run("--track")
+def test_track_writes_an_offline_wandb_run_beside_the_same_numbers(start, tiny_run, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = start("--track")
     (offline,) = (folder / "wandb").glob("offline-run-*")
     assert list(offline.glob("*.wandb"))
     assert reproducible(folder) == reproducible(tiny_run)

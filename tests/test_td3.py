@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import toy_envs  # noqa: F401  (registers the ids)
+from conftest import SMALL, TINY_RUN
 
 import rmf_td3_lstm as td3
 
-SMALL = dict(rnn_size=8, hidden_sizes=(8, 8), embeddings=(4, 3, 2))
 SHARED = ["separate", "published", "published-clipped", "critic-frozen", "critic-only"]
 every_sharing = pytest.mark.parametrize("shared", SHARED)
 
@@ -19,27 +20,48 @@ def make_agent(args, seed=0):
     return agent
 
 
-def one_update(agent, batch, args, n_updates=0, learning_rate=1e-3, seed=0):
+def one_update(agent, batch, args, train_actor=True, learning_rate=1e-3, seed=0):
     """-> scalars and the gradients (name -> tensor) of one update with a fixed noise."""
-    optimizer = torch.optim.Adam([p for p in agent.parameters() if p.requires_grad], learning_rate)
+    optimizer = torch.optim.Adam(agent.parameters(), learning_rate)
     torch.manual_seed(seed)
-    scalars = td3.update(agent, optimizer, batch, args, n_updates)
+    scalars = td3.update(agent, optimizer, batch, args, train_actor)
     return scalars, {k: p.grad for k, p in agent.named_parameters() if p.grad is not None}
 
 
-def test_actor_losses_are_those_computed_by_hand():
-    mask = torch.tensor([[1.0, 1, 0]])
-    q1, q2 = torch.tensor([[1.0, 2, 9]]), torch.tensor([[3.0, 0, 9]])
-    u = torch.tensor([[[1.0, 2.5], [0, -3], [9, 9]]])  # (T, B, A) before tanh
-    free = dict(saturation_cost=0.0)
-    loss, scalars = td3.actor_loss(q1, q2, u, mask, td3.Args(**free))
-    assert loss == -(1 + 0) / 2 and scalars["losses/q_policy"] == (1 + 0) / 2
-    assert scalars["losses/saturated"] == 2 / 4  # 2.5 and -3
-    loss, _ = td3.actor_loss(q1, q2, u, mask, td3.Args(**free, actor_q="first"))
-    assert loss == -(1 + 2) / 2
-    loss, scalars = td3.actor_loss(q1, q2, u, mask, td3.Args(saturation_cost=0.5))
-    assert loss == -1 / 2 + 0.5 * ((1 + 6.25) / 2 + 9 / 2) / 2
-    assert scalars["losses/q_policy"] == 1 / 2
+# --- LOSSES ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.5])
+def test_losses_are_those_computed_by_hand(cost, monkeypatch):
+    """One step in three lanes: two are terminal, the third is padding."""
+
+    def shaped(net, value):  # the parameters get a gradient of 0
+        return torch.tensor(value) + 0 * sum(p.sum() for p in net.parameters())
+
+    def actor(self, h, obs):
+        u = shaped(self, [[[1.0, 2.5], [0, -3], [9, 9]]])  # (T, B, A) before tanh
+        return u.tanh(), u
+
+    def critic(self, c, obs, action):
+        at_data = (action == 0).all()
+        return [shaped(self, v) for v in (
+            ([[1.0, 2, 9]], [[3.0, 0, 9]]) if at_data else ([[1.5, 7, 9]], [[8.0, 0, 9]]))]
+
+    monkeypatch.setattr(td3.Actor, "forward", actor)
+    monkeypatch.setattr(td3.Critic, "forward", critic)
+    mask, reward = torch.tensor([[1.0, 1, 0]]), torch.tensor([[2.0, 0.5, -9]])
+    obs, action = torch.zeros(2, 3, 3), torch.zeros(2, 3, 2)
+    batch = td3.Batch(obs, action, torch.zeros(2, 3), action[1:], reward, torch.ones(1, 3), mask)
+    args = td3.Args(**SMALL, saturation_cost=cost)
+    scalars, _ = one_update(make_agent(args), batch, args)
+    expected = {
+        "losses/target": (2 + 0.5) / 2,
+        "losses/qf_loss": ((1 - 2) ** 2 + (3 - 2) ** 2 + (2 - 0.5) ** 2 + (0 - 0.5) ** 2) / 2,
+        "losses/q_data": ((1 + 3) / 2 + (2 + 0) / 2) / 2,
+        "losses/actor_loss": -(1.5 + 0) / 2 + cost * ((1 + 6.25) / 2 + 9 / 2) / 2,
+        "losses/q_policy": (1.5 + 0) / 2, "losses/saturated": 2 / 4}  # 2.5 and -3
+    assert {k: scalars[k].item() for k in expected} == pytest.approx(expected)
+    assert scalars.keys() - expected.keys() == {"grads/actor_rnn", "grads/critic_rnn"}
 
 
 @every_sharing
@@ -57,7 +79,7 @@ def test_the_target_is_eq_1_with_clipped_noise(shared, policy_noise, make_batch,
         seen.append(a[3]) if a[0] is agent.critic_target else None) or f(*a))
     with torch.no_grad():  # the book, step by step
         g = agent.actor_target.encoder(*batch[:3])[0]
-        mu = agent.actor_target(g, batch.obs)[1:]
+        mu = agent.actor_target(g, batch.obs)[0][1:]
     one_update(agent, batch, args)
     noise = seen[0] - mu
     assert (seen[0].abs() <= 1).all() and (noise.abs() <= 0.5 + 1e-6).all()
@@ -79,31 +101,75 @@ def test_the_target_is_eq_1_with_clipped_noise(shared, policy_noise, make_batch,
     torch.testing.assert_close(targets[0][real], expected[real])
 
 
-def trained_by(agent, batch, args, loss):
-    """Names of the parameters that get a gradient of one loss when the other one is nothing."""
-    kept = {"actor": td3.actor_loss, "critic": td3.critic_loss}
-    silent = "critic" if loss == "actor" else "actor"
-    original = kept[silent]
-    setattr(td3, f"{silent}_loss", lambda *a: (0 * original(*a)[0], {}))
-    try:
-        grads = one_update(agent, batch, args)[1]
-    finally:
-        setattr(td3, f"{silent}_loss", original)
-    return {name for name, grad in grads.items() if grad.any()}
+# --- GRADIENTS ------------------------------------------------------------------------------------
 
 
-@every_sharing
-def test_each_loss_trains_what_its_routing_says(shared, make_batch):
-    args = td3.Args(**SMALL, shared_encoder=shared, inputs="oar")
-    actor = trained_by(make_agent(args), make_batch(), args, "actor")
-    critic = trained_by(make_agent(args), make_batch(), args, "critic")
-    assert not any("target" in name for name in actor | critic)
-    assert any(name.startswith("critic.qf1") for name in critic)
-    assert not any(name.startswith(("actor.head", "actor.embed")) for name in critic)
-    assert any(name.startswith("actor.head") for name in actor)
-    assert any(name.startswith("critic.qf") for name in actor) == shared.startswith("published")
-    memory = any(name.startswith("actor.encoder") for name in actor)
-    assert memory == (shared != "critic-only")
+def losses_by_the_book(agent, batch, args):
+    """Eq. (1) to (4) in the plainest way, without noise -> loss of the critic, of the actor."""
+    perceived, shared = batch[:3], args.shared_encoder != "separate"
+    actor, critic, target = agent.actor, agent.critic, agent.critic_target
+    c = critic.encoder(*perceived)[0]
+    h = c if shared else actor.encoder(*perceived)[0]
+    if args.shared_encoder == "critic-only":
+        h = h.detach()
+    with torch.no_grad():
+        g = agent.actor_target.encoder(*perceived)[0]  # where it is shared, target.encoder
+        k = target.encoder(*perceived)[0]
+        value = torch.minimum(*target(k, batch.obs, agent.actor_target(g, batch.obs)[0]))
+        y = td3.td_targets(batch, value[1:], args)
+    q1, q2 = critic(c[:-1], batch.obs[:-1], batch.action)
+    q_loss = (((q1 - y) ** 2 + (q2 - y) ** 2) * batch.mask).sum() / batch.mask.sum()
+    memory = c if args.shared_encoder.startswith("published") else c.detach()
+    action, u = actor(h, batch.obs)
+    q = torch.minimum(*critic(memory, batch.obs, action))[:-1]
+    loss = args.saturation_cost * (u[:-1] ** 2).mean(-1) - q
+    return q_loss, (loss * batch.mask).sum() / batch.mask.sum()
+
+
+# What the actor's loss may change. A shared encoder is the critic's as well: one object.
+OWN = {"actor.embed", "actor.head"}
+REACHES = {
+    "separate": {*OWN, "actor.encoder"},
+    "published": {*OWN, "actor.encoder", "critic.embed", "critic.qf1", "critic.qf2"},
+    "critic-frozen": {*OWN, "actor.encoder"},
+    "critic-only": OWN,
+}
+
+
+@pytest.mark.parametrize("policy", ["recurrent", "markov"])
+@pytest.mark.parametrize("shared", REACHES)
+def test_each_loss_trains_what_its_routing_says(shared, policy, make_batch, monkeypatch):
+    args = td3.Args(**SMALL, shared_encoder=shared, inputs="oar", policy=policy, policy_noise=0.0,
+                    saturation_cost=0.1)
+    agent, batch = make_agent(args), make_batch()
+    encoder = agent.critic.encoder
+    assert (agent.actor.encoder is encoder) == (shared != "separate")
+    assert (agent.actor_target.encoder is agent.critic_target.encoder) == (shared != "separate")
+    encoder_name = "critic.encoder" if shared == "separate" else "actor.encoder"
+    trains = {"critic": {"critic.embed", "critic.qf1", "critic.qf2", encoder_name},
+              "actor": REACHES[shared]}
+    learnt = {k: p for k, p in agent.named_parameters() if p.requires_grad}
+    expected = []
+    for loss, net in zip(losses_by_the_book(agent, batch, args), trains):
+        named = {k: p for k, p in learnt.items() if ".".join(k.split(".")[:2]) in trains[net]}
+        grads = torch.autograd.grad(loss, list(named.values()), retain_graph=True)
+        expected.append(dict(zip(named, grads)))
+
+    seen, backward = [], torch.Tensor.backward
+
+    def watched(loss, *rest, **options):
+        backward(loss, *rest, **options)
+        seen.append({k: p.grad.clone() for k, p in learnt.items() if p.grad is not None})
+
+    monkeypatch.setattr(torch.Tensor, "backward", watched)
+    one_update(agent, batch, args)
+    of_critic, of_both = seen
+    torch.testing.assert_close(of_critic, expected[0], rtol=1e-4, atol=1e-6)
+    both = {k: sum(g[k] for g in expected if k in g) for k in {**expected[0], **expected[1]}}
+    torch.testing.assert_close(of_both, both, rtol=1e-4, atol=1e-6)
+    for gradients in expected:  # of the smaller Q only: qf1 or qf2
+        reached = {k.replace("qf2", "qf1") for k, grad in gradients.items() if grad.any()}
+        assert reached == {k.replace("qf2", "qf1") for k in gradients}
 
 
 @pytest.mark.parametrize("shared", ["separate", "critic-frozen"])
@@ -116,22 +182,35 @@ def test_targets_follow_by_tau(shared, make_batch):
         torch.testing.assert_close(new, old + 0.25 * (learnt.detach() - old))
 
 
-def test_policy_frequency_spares_actor_and_targets(make_batch):
-    args = td3.Args(**SMALL, policy_frequency=2)
+@every_sharing
+def test_an_update_without_the_actor_changes_the_critic_alone(shared, make_batch):
+    args = td3.Args(**SMALL, shared_encoder=shared)
     agent = make_agent(args)
 
-    def state():
-        return {k: v.clone() for k, v in agent.state_dict().items()}
+    def changed(train_actor):
+        """-> the nets whose own weights an update changes, and is the actor's memory changed?"""
+        before = {k: v.clone() for k, v in agent.state_dict().items()}
+        one_update(agent, make_batch(), args, train_actor)
+        names = [k for k, v in agent.state_dict().items() if not torch.equal(v, before[k])]
+        return ({k.split(".")[0] for k in names if "actor.encoder" not in k},
+                any(k.startswith("actor.encoder") for k in names))
 
-    before = state()
-    scalars, _ = one_update(agent, make_batch(), args, n_updates=1)
-    after = state()
-    changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
-    assert changed == {"critic"} and "losses/actor_loss" not in scalars
-    one_update(agent, make_batch(), args, n_updates=2)
-    last = state()
-    changed = {k.split(".")[0] for k in before if not torch.equal(after[k], last[k])}
-    assert changed == {"critic", "actor", "actor_target", "critic_target"}
+    assert changed(train_actor=False) == ({"critic"}, shared != "separate")
+    assert changed(train_actor=True) == (
+        {"critic", "actor", "actor_target", "critic_target"}, True)
+
+
+def test_policy_frequency_counts_updates_over_the_whole_run(tmp_path, monkeypatch, no_pictures):
+    trained, update = [], td3.update
+
+    def counted(agent, optimizer, batch, args, train_actor):
+        trained.append(train_actor)
+        return update(agent, optimizer, batch, args, train_actor)
+
+    monkeypatch.setattr(td3, "update", counted)
+    td3.main([*TINY_RUN, "--policy-frequency", "2", "--runs-dir", str(tmp_path)])
+    assert len(trained) == int(0.16 * 280) and len(trained) % 2 == 0
+    assert trained == [True, False] * (len(trained) // 2)  # 3.2 updates a round
 
 
 def test_garbage_in_padded_steps_changes_no_loss_and_no_gradient(make_batch):

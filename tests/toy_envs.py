@@ -115,3 +115,11 @@ IDS |= {f"{name}-v0": (PictureEnv, {"shape": shape}) for name, shape in {
     (64, 70, 3), "PictureTiny": (9, 2, 3)}.items()}
 for env_id, (env, kwargs) in IDS.items():
     gym.register(env_id, entry_point=env, kwargs=kwargs)
+
+# The same with a limit of steps, and real tasks that are over soon.
+gym.register("ClockCut-v0", entry_point=ClockEnv, max_episode_steps=2)
+gym.register("ClockLimited-v0", entry_point=ClockEnv, kwargs={"endless": True}, max_episode_steps=9)
+gym.register("PendulumShort-v0", entry_point="envs.occlusion:OccludedEnv", max_episode_steps=10,
+             kwargs={"base_id": "Pendulum-v1", "view": "V", "oracle": False})
+gym.register("KeyToDoorShort-v0", entry_point="envs.credit:KeyToDoorEnv", max_episode_steps=25,
+             vector_entry_point="envs.credit:KeyToDoorVectorEnv", kwargs={"distractor_steps": 60})

@@ -8,18 +8,21 @@ FLAGS = ("--env-id DelayedCatch5-v0 --policy markov-critic --num-envs 2 --rnn-si
          " --hidden-sizes 8 8 --embeddings 4 2 2").split()
 
 
+def make_agent(script):
+    args = script.parse_args(script.Args, "rmf_sac_discrete_pixels", FLAGS)
+    env = script.POMDP(args, args.num_envs)
+    torch.manual_seed(0)
+    return args, env, script.Agent(env, args)
+
+
 def test_the_memory_is_the_actors_alone(script):
-    args = script.parse_args(FLAGS)
-    agent = script.Agent(script.POMDP(args, args.num_envs), args)
-    assert agent.actor.memory is not None
-    assert agent.critic.memory is None and agent.critic_target.memory is None
+    _, _, agent = make_agent(script)
+    assert agent.actor.memory.H == 8
+    assert agent.critic.memory.H == agent.critic_target.memory.H == 0
 
 
 def test_it_plays_and_both_networks_learn(script):
-    args = script.parse_args(FLAGS)
-    env = script.POMDP(args, args.num_envs)
-    torch.manual_seed(0)
-    agent = script.Agent(env, args)
+    args, env, agent = make_agent(script)
     action, h = agent.act(*(torch.zeros(2, n) for n in (env.obs_dim, env.action_dim)),
                           torch.zeros(2), None)
     assert action.shape == (2, env.action_dim) and h is not None

@@ -8,7 +8,7 @@ def test_the_action_depends_on_the_observation_through_the_memory_only(script):
     torch.manual_seed(0)
     actor = script.Agent(3, 2, args).actor
     h, obs = torch.randn(4, 5, 8), torch.randn(4, 5, 3)
-    mean, log_std = actor(h, obs)
+    action, log_prob = actor(h, obs, deterministic=True)
     for changed, same in (((h, obs + 1), True), ((h + 1, obs), False)):
-        other_mean, other_std = actor(*changed)
-        assert torch.equal(mean, other_mean) == torch.equal(log_std, other_std) == same
+        other, other_log_prob = actor(*changed, deterministic=True)
+        assert torch.equal(action, other) == torch.equal(log_prob, other_log_prob) == same
