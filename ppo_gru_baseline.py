@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
 
 class Head(nn.Module):
-    """MLP over [h, x], or over x alone; the weights of its first layer are in two parts."""
+    """MLP over [h, x], or x alone; of h and x each has a first layer, at the scale of its width."""
 
     def __init__(self, H, n_x, hidden_sizes, n_out):
         super().__init__()
