@@ -4,9 +4,10 @@
     env  = gym.make("Wind-v0")                          # one environment
     lanes = gym.make_vec("Wind-v0", num_envs=16)        # 16 lanes in one NumPy object, ~10x faster
 
-What each id is, and what its arguments mean: docs/environments.md. The keyword arguments in this
-table are part of the interface: a training script looks into `gym.spec(id).kwargs` to learn
-whether an environment has an oracle view, a held-out task split, or a seed for its task list.
+What each id is, and what its arguments mean: docs/environments.md. The training scripts see any id,
+also of other packages, through `FlatLanes`: lanes of flat observations and actions in [-1, 1]. The
+keyword arguments in this table are part of the interface: there `gym.spec(id).kwargs` tells whether
+an environment has an oracle view, or a held-out task split.
 """
 
 import gymnasium as gym
