@@ -241,7 +241,7 @@ def update(agent, optimizer, batch, args):
 
     # The memories. Each network goes over the sequences once.
     # DEVIATION: the authors step the critic first and run it and the actor again for the actor's
-    # loss; here both losses see the networks as they are, which saves a third of the time.
+    # loss; here both losses see the networks as they are: fewer passes, a quicker update.
     c = critic.encoder(*perceived)[0]  # (T+1, B, H)
     h = actor.encoder(*perceived)[0] if separate else c
     h = h.detach() if args.shared_encoder == "critic-only" else h
