@@ -51,9 +51,6 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """env steps to play, counted over all lanes"""
     num_envs: Count = 16
     """lanes: episodes that are played side by side"""
-    eval_interval: Count | None = None
-    """env steps between two evaluations, each followed by a checkpoint, and the lanes start anew:
-    let it be several episodes in each lane; None: 25 in a run"""
     policy: Literal["recurrent", "markov", "oracle"] = "recurrent"
     """markov: no memory, only o_t; oracle: no memory, but the hidden state is in o_t"""
     inputs: Literal["o", "oa", "or", "oar"] = "oa"
@@ -339,12 +336,11 @@ class POMDP:
         return obs[:, self.keep] * (self.rng.random((self.n, 1)) >= self.flicker)  # (n, O)
 
     def reset(self, seed):
-        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
+        self.rng = np.random.default_rng([*np.atleast_1d(seed), 1])  # not the stream of any lane
         return self._see(self.lanes.reset(seed))
 
     def step(self, action):
-        """action (n, A) -> obs (n, O), then (n,) each: reward, terminal, ended, success (nan: the
-        env knows of none)."""
+        """action (n, A) -> obs (n, O); (n,): reward, terminal, ended, success (nan: unknown)."""
         obs, reward, terminated, truncated, info = self.lanes.step(action)
         # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
         success = info.get("is_goal", info.get("is_success", np.full(self.n, np.nan)))
@@ -403,12 +399,12 @@ class Lanes:
 
 
 # For evaluation alone: what is learnt from is played by `Lanes`, above.
-def play(env, act, seed):
+def play(env, act, seed, keep_rows=True):
     """Play one whole episode in every lane. A lane that ends early plays on, unseen, until the
     longest one ends: its rows after the end belong to no episode and are never used.
     act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
-    -> rows (T+1, n) of `row_type` ("terminal": was step t-1?), then (n,) each: n_steps, returns,
-    success (ever in the goal; nan: the env knows of none)"""
+    -> rows (T+1, n) of `row_type` ("terminal": was step t-1?), or the first alone; then (n,) each:
+    n_steps, returns, success (ever in the goal; nan: the env knows of none)"""
     n, h = env.n, None  # None: an empty memory
     obs, action, reward = env.reset(seed), np.zeros((n, env.action_dim), "f4"), np.zeros(n, "f4")
     terminal, alive = np.zeros(n, bool), np.ones(n, bool)
@@ -417,7 +413,8 @@ def play(env, act, seed):
         row = np.zeros(n, env.row_type)
         row["obs"], row["prev_action"], row["prev_reward"] = obs, action, reward
         row["terminal"] = terminal
-        rows.append(row)
+        if keep_rows or not rows:
+            rows.append(row)
         if not alive.any():
             return np.stack(rows), n_steps, returns, success
         action, h = act(obs, action, reward, h)
@@ -429,12 +426,15 @@ def play(env, act, seed):
 
 
 # --- EVALUATION AND TRAINING ----------------------------------------------------------------------
-def evaluate(env, agent, args):
-    """Play the held-out episodes with deterministic actions, the same ones every time."""
-    _, _, returns, success = play(env, partial(agent.act, deterministic=True), args.seed + 10_000)
-    metrics = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
-               "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean()}
-    return metrics if np.isnan(success).all() else metrics | {"eval/success_rate": success.mean()}
+def evaluate(env, agent, args, last=False):
+    """Play held-out episodes, deterministic and the same ones every time; at the last, 100."""
+    act, n = partial(agent.act, deterministic=True), env.lanes.n_heldout if last else 1
+    returns, success = np.concatenate([play(env, act, (args.seed, first), keep_rows=False)[2:]
+                                       for first in range(0, n, env.n)], 1)
+    row = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
+           "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean(),
+           "eval/episodes": len(returns)}
+    return row if np.isnan(success).all() else row | {"eval/success_rate": np.nanmean(success)}
 
 
 def train(args):
@@ -452,18 +452,17 @@ def train(args):
               optimizer=optimizer, rng=rng)  # --resume, --evaluate: brought back
     env_step, n_updates = run.env_step, run.n_updates
 
-    metrics = evaluate(eval_env, agent, args) if args.evaluate or env_step == 0 else {}
+    if args.evaluate or env_step == 0:
+        metrics = evaluate(eval_env, agent, args, last=args.evaluate)
     if env_step == 0:
         run.log(env_step, n_updates, metrics)
-    lanes, restart = Lanes(env, args, device), True
+    lanes = Lanes(env, args, device)
+    lanes.reset(int(rng.integers(2**31)))  # also after --resume: new episodes
     while env_step < args.total_timesteps:
         left = (args.total_timesteps - env_step) / args.total_timesteps  # from 1 to 0
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * min(1, left / args.anneal_lr if args.anneal_lr else 1)
-        # Every lane plays a segment. After an evaluation the lanes start anew, so that a run which
-        # is stopped and goes on from its last evaluation sees what an unbroken one sees.
-        if restart:
-            lanes.reset(int(rng.integers(2**31)))
+        # Every lane plays a segment.
         segment, finished = lanes.play(agent)
         env_step += int(segment.mask.sum())
         # The agent learns from it.
@@ -474,9 +473,8 @@ def train(args):
         if finished:
             names = "charts/episodic_return", "charts/episodic_length"
             metrics |= zip(names, np.mean(finished, 0))
-        restart = run.evaluation_due(env_step)
-        if restart:
-            metrics |= evaluate(eval_env, agent, args)
+        if run.evaluation_due(env_step):
+            metrics |= evaluate(eval_env, agent, args, last=env_step >= args.total_timesteps)
         run.log(env_step, n_updates, metrics)
     if video_env:
         evaluate(video_env, agent, args)

@@ -16,7 +16,7 @@ Shapes, time first: T steps of a window, B windows, O observation, A action, H m
 Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a Strong Baseline for Many POMDPs
 (ICML 2022). --paper runs their recipe. What differs from their code is marked DEVIATION: one
 forward per network and update; lambda-returns; rewarded windows in each batch; short windows at
-a terminal end; random actions over the whole range; a cost of actions near the ends of tanh.
+a fall; random actions over the whole range; a cost of actions near the ends of tanh.
 In a minute: the memory is `Encoder`, the target `td_targets`, one gradient step `update`, the whole
 course of things `train`. `# TRY:` marks lines that are good to change. More: docs/rmf_td3_lstm.md.
 """
@@ -62,8 +62,8 @@ class Args(RunArgs):  # and the flags of a run, run.py. Defaults for bodies; pre
     """steps of the sequences that are trained on; full: whole episodes"""
     td_lambda: Share = 0.0
     """lambda of the targets, 0 to 1; 0 is the paper's one-step target, more helps rare rewards"""
-    rewarded_fraction: Share = 0.5
-    """share of each batch, 0 to 1, that is drawn from episodes with any non-zero reward"""
+    rewarded_fraction: Share = 0.0
+    """share of each batch, 0 to 1, from episodes with a reward; where that is luck, Q is biased"""
     gamma: Share = 0.99
     """discount, 0 to 1"""
     tau: Share = 0.005
@@ -311,29 +311,24 @@ class SequenceBuffer:
         """Draw windows, each from inside one episode, every possible start equally likely; a
         `rewarded_fraction` of them from episodes that hold a reward, if there are any."""
         n_steps, rewarded, fell = self.index.T
-        if args.context_length == "full":
-            L, n_starts = n_steps.max(), np.ones_like(n_steps)
-        else:
-            # DEVIATION: in an episode that ends with a fall, any step may be the start. TRAP: of
-            # windows that are all L steps long only one holds its last step, while a step in its
-            # middle is in L of them: Q is told too rarely that a fall is the end.
-            L = args.context_length
-            n_starts = np.where(fell, n_steps, (n_steps - L + 1).clip(1))
-        # DEVIATION: the paper draws all sequences alike (--rewarded-fraction 0). Where reward is
-        # rare, nearly every batch lacks it then; where every episode has some, it is the same.
+        full = args.context_length == "full"
+        L = n_steps.max() if full else args.context_length
+        # DEVIATION: where episodes may end with a fall, any step may be the start. TRAP: of windows
+        # that are all L steps long only one holds the fall, a step before it is in up to L.
+        n_starts = (n_steps - L + 1).clip(1) if full or not fell.any() else n_steps
+        # DEVIATION: the paper draws all sequences alike, as --rewarded-fraction 0. TRAP: what is
+        # chosen by its outcome makes Q too high where the outcome is luck.
         n_rewarded = round(args.rewarded_fraction * args.batch_size) if rewarded.any() else 0
         chosen = np.concatenate([  # episodes, each as likely as it has starts, (B,)
             np.searchsorted(weight.cumsum(), rng.integers(weight.sum() or 1, size=n), side="right")
             for weight, n in ((n_starts * rewarded, n_rewarded),
                               (n_starts, args.batch_size - n_rewarded))])
         start, n = rng.integers(n_starts[chosen]), n_steps[chosen]
-        T = min(L, (n - start).max())
-        t = start + np.arange(T + 1)[:, None]  # (T+1, B)
+        t = start + np.arange(min(L, (n - start).max()) + 1)[:, None]  # (T+1, B)
         rows = np.stack([self.episodes[episode][np.minimum(t[:, b], n[b])]
                          for b, episode in enumerate(chosen)], 1)  # (T+1, B)
         # A window starts with an empty memory and no past, also in the middle of an episode.
         rows["prev_action"][0], rows["prev_reward"][0] = 0, 0
-
         # TRY: let the first steps of a window count in no loss (docs/lessons.md, 4).
         mask = torch.from_numpy((t[:-1] < n).astype(np.float32)).to(device)
         x = {name: torch.from_numpy(np.ascontiguousarray(rows[name], np.float32)).to(device)
@@ -371,12 +366,11 @@ class POMDP:
         return obs[:, self.keep] * (self.rng.random((self.n, 1)) >= self.flicker)  # (n, O)
 
     def reset(self, seed):
-        self.rng = np.random.default_rng([seed, 1])  # not the stream that the env makes of seed
+        self.rng = np.random.default_rng([*np.atleast_1d(seed), 1])  # not the stream of any lane
         return self._see(self.lanes.reset(seed))
 
     def step(self, action):
-        """action (n, A) -> obs (n, O), then (n,) each: reward, terminal, ended, success (nan: the
-        env knows of none)."""
+        """action (n, A) -> obs (n, O); (n,): reward, terminal, ended, success (nan: unknown)."""
         obs, reward, terminated, truncated, info = self.lanes.step(action)
         # TRAP: a time limit (truncated) ends the episode but is not terminal: the future has value.
         # A step inside a goal is terminal, as the authors' are, but the episode goes on and counts.
@@ -385,12 +379,12 @@ class POMDP:
         return self._see(obs), reward, terminated | goal, terminated | truncated, success
 
 
-def play(env, act, seed):
+def play(env, act, seed, keep_rows=True):
     """Play one whole episode in every lane. A lane that ends early plays on, unseen, until the
     longest one ends: its rows after the end belong to no episode and are never used.
     act: (obs (n, O), prev_action (n, A), prev_reward (n,), h) -> action (n, A), h
-    -> rows (T+1, n) of `row_type` ("terminal": was step t-1?), then (n,) each: n_steps, returns,
-    success (ever in the goal; nan: the env knows of none)"""
+    -> rows (T+1, n) of `row_type` ("terminal": was step t-1?), or the first alone; then (n,) each:
+    n_steps, returns, success (ever in the goal; nan: the env knows of none)"""
     n, h = env.n, None  # None: an empty memory
     obs, action, reward = env.reset(seed), np.zeros((n, env.action_dim), "f4"), np.zeros(n, "f4")
     terminal, alive = np.zeros(n, bool), np.ones(n, bool)
@@ -399,7 +393,8 @@ def play(env, act, seed):
         row = np.zeros(n, env.row_type)
         row["obs"], row["prev_action"], row["prev_reward"] = obs, action, reward
         row["terminal"] = terminal
-        rows.append(row)
+        if keep_rows or not rows:
+            rows.append(row)
         if not alive.any():
             return np.stack(rows), n_steps, returns, success
         action, h = act(obs, action, reward, h)
@@ -411,12 +406,15 @@ def play(env, act, seed):
 
 
 # --- EVALUATION AND TRAINING ----------------------------------------------------------------------
-def evaluate(env, agent, args):
-    """Play the held-out episodes with deterministic actions, the same ones every time."""
-    _, _, returns, success = play(env, partial(agent.act, deterministic=True), args.seed + 10_000)
-    metrics = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
-               "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean()}
-    return metrics if np.isnan(success).all() else metrics | {"eval/success_rate": success.mean()}
+def evaluate(env, agent, args, last=False):
+    """Play held-out episodes, deterministic and the same ones every time; at the last, 100."""
+    act, n = partial(agent.act, deterministic=True), env.lanes.n_heldout if last else 1
+    returns, success = np.concatenate([play(env, act, (args.seed, first), keep_rows=False)[2:]
+                                       for first in range(0, n, env.n)], 1)
+    row = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
+           "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean(),
+           "eval/episodes": len(returns)}
+    return row if np.isnan(success).all() else row | {"eval/success_rate": np.nanmean(success)}
 
 
 def train(args):
@@ -440,7 +438,8 @@ def train(args):
         # DEVIATION: the authors' random moves are ten times smaller in Wind and Semi-Circle.
         return rng.uniform(-1, 1, (env.n, env.action_dim)).astype(np.float32), None
 
-    metrics = evaluate(eval_env, agent, args) if args.evaluate or env_step == 0 else {}
+    if args.evaluate or env_step == 0:
+        metrics = evaluate(eval_env, agent, args, last=args.evaluate)
     if env_step == 0:
         run.log(env_step, n_updates, metrics)
     while env_step < args.total_timesteps:
@@ -460,11 +459,12 @@ def train(args):
             train_actor = n_updates % args.policy_frequency == 0
             scalars.append(learn(agent, optimizer, batch, args, train_actor))
             n_updates += 1
+            run.progress(env_step, n_updates)
         # One row of numbers, means over the round.
         metrics = mean_of(scalars) | {"charts/episodic_return": returns.mean(),
                                       "charts/episodic_length": n_steps.mean()}
         if run.evaluation_due(env_step):
-            metrics |= evaluate(eval_env, agent, args)
+            metrics |= evaluate(eval_env, agent, args, last=env_step >= args.total_timesteps)
         run.log(env_step, n_updates, metrics)
     if video_env:
         evaluate(video_env, agent, args)

@@ -2,22 +2,19 @@
 
     args = parse_args(Args, presets="rmf_sac_gru")               # Args extends RunArgs
     run = Run(args, about, scores, agent=agent, optimizer=optimizer, rng=rng)
-    env_step, n_updates = run.env_step, run.n_updates            # --resume: where it was
     while env_step < args.total_timesteps:
         ...                                                      # the script's own business
         run.log(env_step, n_updates, row)                        # a row of metrics.csv
     return run.finish(row)
 
-Whatever is given to `Run` by a name is in the checkpoint under that name. It needs a `state_dict`
-and a `load_state_dict`, or to be a NumPy generator. Nothing here calls the script back, and nothing
-here knows how anything is learnt.
+What `Run` is given by a name is in the checkpoint under that name. It has a `state_dict` and a
+`load_state_dict`, or is a NumPy generator. Nothing here calls the script back, nor learns.
 """
 
 import csv
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -32,14 +29,16 @@ import numpy as np
 import torch
 import tyro
 
+if os.name == "posix":
+    import fcntl  # on Windows nothing keeps two processes out of one run folder
+
 # --- FLAGS ----------------------------------------------------------------------------------------
 
 
 class UsageError(SystemExit):
     """What was asked for cannot be done; uncaught, Python ends with this one line."""
-
     def __init__(self, message):
-        super().__init__(f"error: {message}")
+        super().__init__("error: " + " ".join(message.split()))
 
 
 # Types of flags: a kind of number, and a rule (what must hold, in words).
@@ -57,7 +56,7 @@ class RunArgs:
     env_id: str = "Wind-v0"
     """Gymnasium id; `module:Id-v0` imports `module` first"""
     seed: Whole = 1
-    """seed of everything random, from 0 up; held-out episodes use seed + 10000"""
+    """seed of everything random, from 0 up"""
     total_timesteps: Count = 200_000
     """env steps to play, counted over all lanes"""
     num_envs: Count = 5
@@ -71,14 +70,15 @@ class RunArgs:
     runs_dir: str = "runs"
     """folder that holds the run folders"""
     resume: str | None = None
-    """run folder of a run that was stopped: go on from its last evaluation"""
+    """run folder: go on from its last evaluation; a larger --total-timesteps lengthens the run"""
     evaluate: str | None = None
     """run folder: load its checkpoint, play held-out episodes, print the score, train nothing; with
     --env-id those of another environment with as many observations and actions"""
     eval_interval: Count | None = None
     """env steps between two evaluations, each followed by a checkpoint; None: 25 in a run"""
     eval_episodes: Count = 20
-    """held-out episodes per evaluation, deterministic actions, the same ones each time"""
+    """held-out episodes per evaluation, deterministic actions, the same ones each time; the last
+    evaluation has 100, or all that differ"""
     paper: bool = False
     """start from the paper's recipe for this environment instead of the fast preset"""
 
@@ -136,9 +136,11 @@ def parse_args(Args, presets, argv=None):
     if args.resume or args.evaluate:
         source = "--resume" if args.resume else "--evaluate"
         saved = load_config(Args, Path(args.resume or args.evaluate), source)
-        args = parse(saved)
+        named, args = args.env_id, parse(saved)
+        if ":" in args.env_id != named:  # who made this folder says what is imported
+            raise UsageError(f"{source}: add --env-id {args.env_id}, if you trust that module")
         may_change = {"resume", "evaluate", "track", "capture_video", "cuda"}
-        may_change |= {"env_id", "eval_episodes", "seed"} if args.evaluate else set()
+        may_change |= {"env_id", "eval_episodes", "seed"} if args.evaluate else {"total_timesteps"}
         for name, old in asdict(saved).items():
             if name not in may_change and getattr(args, name) != old:
                 raise UsageError(f"{flag(name)} {getattr(args, name)}: the run in {source} has "
@@ -210,70 +212,64 @@ def load_checkpoint(folder, source, **things):
     try:
         saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
         for name, thing in things.items():
-            set_state(thing, saved["things"][name])
+            if hasattr(thing, "bit_generator"):
+                thing.bit_generator.state = saved["things"][name]
+            else:
+                thing.load_state_dict(saved["things"][name])
         return saved
     except Exception as error:  # torch raises many kinds for a missing or damaged file
-        reason = " ".join(str(error).split())[:100]
         raise UsageError(f"{source} {folder}: checkpoint.pt is missing, damaged or of another "
-                         f"environment ({reason}); start the run again") from error
-
-
-def get_state(thing):
-    is_generator = isinstance(thing, np.random.Generator)
-    return thing.bit_generator.state if is_generator else thing.state_dict()
-
-
-def set_state(thing, state):
-    if isinstance(thing, np.random.Generator):
-        thing.bit_generator.state = state
-    else:
-        thing.load_state_dict(state)
+                         f"environment ({str(error)[:100]}); start the run again") from error
 
 
 # --- RUN ------------------------------------------------------------------------------------------
 
 
 class Run:
-    """One run: its folder, and how far it is (`env_step`, `n_updates`).
-
-    Args:
-        args: extends RunArgs.
-        about: a few words on what runs, for the terminal and the picture.
-        scores: {name: return} of what is known of the environment, lines in the picture.
-        things: what a checkpoint holds; `agent` is what --evaluate needs of it.
-    """
+    """One run: its folder, and how far it is (`env_step`, `n_updates`). For terminal and picture:
+    `about`, a few words on what runs, and `scores`, {name: return} of what is known of the env.
+    `things` are what a checkpoint holds; --evaluate needs the `agent` alone."""
 
     def __init__(self, args, about, scores, **things):
         self.args, self.about, self.scores, self.things = args, about, scores, things
         self.env_step, self.n_updates, self.seconds, self.tracker = 0, 0, 0.0, None
         self.columns, self.rows = [], []  # of metrics.csv; a row: column -> text
-        self.score = "-"
+        self.score, self.speed, self.saved = "-", 0.0, 0
         if args.evaluate:
             self.folder, self.env_step = Path(args.evaluate), args.total_timesteps
             load_checkpoint(self.folder, "--evaluate", agent=things["agent"])
             return
+        self.folder = Path(args.resume) if args.resume else new_run_folder(args)
+        self.lock = (self.folder / "lock").open("w")
+        try:
+            os.name == "posix" and fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"--resume {self.folder}: another process is at it") from error
         if args.resume:
-            self.folder = Path(args.resume)
             self._go_on()
-        else:
-            self.folder = new_run_folder(args)
         if args.track:
             import wandb
-
-            self.tracker = wandb.init(
-                project="recurrent-model-free-rl", name=self.folder.name, id=self.folder.name,
-                dir=self.folder, config=asdict(args), resume="allow",
-                mode=os.environ.get("WANDB_MODE", "offline"))
+            try:
+                self.tracker = wandb.init(
+                    project="recurrent-model-free-rl", name=self.folder.name, id=self.folder.name,
+                    dir=self.folder, config=asdict(args), resume="allow",
+                    mode=os.environ.get("WANDB_MODE", "offline"))
+            except wandb.Error as error:
+                raise UsageError(f"--track: {error} Or unset WANDB_MODE: offline") from error
         learnt = [p for p in things["agent"].parameters() if p.requires_grad]
         print(f"{args.env_id}: {about}; {sum(p.numel() for p in learnt):,} parameters on "
               f"{learnt[0].device}\nrun folder: {self.folder}", flush=True)
-        self.started = self.last_log = time.monotonic()
-        self.before = signal.signal(signal.SIGINT, self._interrupted)
+        self.started = self.last_log = self.last_line = time.monotonic()
+        sys.excepthook = self._broken_off
 
-    def _interrupted(self, *_):
-        signal.signal(signal.SIGINT, self.before)
-        print(f"\nstopped; go on with --resume {self.folder}", flush=True)
-        sys.exit(130)
+    def _broken_off(self, kind, error, trace):
+        """The last line of a process that ends by Ctrl-C, a NaN, a full disk, or whatever else."""
+        if kind not in (KeyboardInterrupt, FloatingPointError):
+            sys.__excepthook__(kind, error, trace)
+        reason = f"error: {error}" if kind is FloatingPointError else "stopped"
+        module = f" --env-id {self.args.env_id}" if ":" in self.args.env_id else ""
+        print(f"{reason}; up to env step {self.saved:,} nothing is lost: go on with --resume "
+              f"{self.folder}{module}", file=sys.stderr)
 
     def _go_on(self):
         """Back to the last checkpoint: what came after it is played again, with the same numbers.
@@ -285,15 +281,15 @@ class Run:
         except (OSError, ValueError, csv.Error):
             pass  # if it is needed, its rows are missed below
         none_yet = len(self.rows) <= 1 and not (self.folder / "checkpoint.pt").exists()
-        saved = {"env_step": 0} if none_yet else load_checkpoint(self.folder, "--resume")
+        saved = {"env_step": 0} if none_yet else load_checkpoint(
+            self.folder, "--resume", **self.things)
         if saved["env_step"] == 0:
             self.rows, self.columns = [], []
             return
         if saved["env_step"] >= self.args.total_timesteps:
-            raise UsageError(f"{source}: that run is complete; use --evaluate")
+            raise UsageError(f"{source}: it is complete; use --evaluate, or more --total-timesteps")
         if len(self.rows) < saved["n_rows"]:
             raise UsageError(f"{source}: metrics.csv is missing or cut; start the run again")
-        load_checkpoint(self.folder, "--resume", **self.things)
         self.env_step, self.n_updates = saved["env_step"], saved["n_updates"]
         self.seconds, self.rows = saved["seconds"], self.rows[: saved["n_rows"]]
         torch.manual_seed(self.env_step)  # a GPU: not the noise of the start again
@@ -308,11 +304,16 @@ class Run:
 
     def log(self, env_step, n_updates, row):
         """Add a row, column -> number, to metrics.csv; a new name makes a new column. With an
-        evaluation (`eval/return_mean`) also draw the picture and write a checkpoint."""
-        now = time.monotonic()
-        speed = (env_step - self.env_step) / max(now - self.last_log, 1e-9)
+        evaluation (`eval/return_mean`) also draw the picture and write a checkpoint. A number in
+        the row, or in the agent, that is not finite: FloatingPointError, and nothing is written."""
+        evaluated, now = "eval/return_mean" in row, time.monotonic()
+        for name, value in (row | self.things["agent"].state_dict()).items():
+            if not torch.as_tensor(value).isfinite().all():
+                raise FloatingPointError(f"{name} is not finite at env step {env_step:,}, update "
+                                         f"{n_updates:,}; lower --learning-rate or scale rewards")
+        self.speed = (env_step - self.env_step) / max(now - self.last_log, 1e-9)
         seconds = self.seconds + now - self.started
-        row = {"env_step": env_step, "seconds": seconds, "charts/SPS": speed,
+        row = {"env_step": env_step, "seconds": seconds, "charts/SPS": self.speed,
                "charts/updates": n_updates} | row
         self.env_step, self.n_updates, self.last_log = env_step, n_updates, now
         new = [name for name in row if name not in self.columns]
@@ -326,17 +327,22 @@ class Run:
                 file.write(self._line(self.rows[-1]))
         if self.tracker:
             self.tracker.log(row, step=env_step)
-        evaluated = "eval/return_mean" in row
         if evaluated:
             self.score = f"{row['eval/return_mean']:.2f} +- {row['eval/return_std']:.2f}"
             draw_curve(self)
             self._save(seconds)
-        if evaluated or sys.stdout.isatty():
-            left = max(self.args.total_timesteps - env_step, 0) / max(speed, 1e-9) / 60
+        self.progress(env_step, n_updates, evaluated)
+
+    def progress(self, env_step, n_updates, evaluated=False):
+        """Say how far it is: on a terminal once per second, in a log once per minute."""
+        now, terminal = time.monotonic(), sys.stdout.isatty()
+        if evaluated or now - self.last_line > (1 if terminal else 60):
+            self.last_line = now
+            left = max(self.args.total_timesteps - env_step, 0) / max(self.speed, 1e-9) / 60
             print(f"{env_step:>9,}/{self.args.total_timesteps:,} env steps | {n_updates:,} updates "
-                  f"| {speed:,.0f} steps/s | held-out return {self.score} | "
+                  f"| {self.speed:,.0f} steps/s | held-out return {self.score} | "
                   f"{f'{left:.1f} min' if n_updates else '-'} left   ",
-                  end="\n" if evaluated else "\r", flush=True)
+                  end="\r" if terminal and not evaluated else "\n", flush=True)
 
     def _line(self, row):
         return ",".join(row.get(name) or "" for name in self.columns) + "\n"
@@ -346,19 +352,17 @@ class Run:
         replace_file(self.folder / "metrics.csv", lambda path: path.write_text(text))
 
     def _save(self, seconds):
-        """A finished run keeps what --evaluate needs, not what only training needs."""
-        complete = self.env_step >= self.args.total_timesteps
-        things = {"agent": self.things["agent"]} if complete else self.things
         checkpoint = {
-            "things": {name: get_state(thing) for name, thing in things.items()},
+            "things": {name: thing.bit_generator.state if hasattr(thing, "bit_generator") else
+                       thing.state_dict() for name, thing in self.things.items()},
             "env_step": self.env_step, "n_updates": self.n_updates, "n_rows": len(self.rows),
             "seconds": seconds, "torch_rng": torch.get_rng_state()}
         replace_file(self.folder / "checkpoint.pt", lambda path: torch.save(checkpoint, path))
+        self.saved = self.env_step
 
     def save_video(self, frames):
         """Write pictures, uint8 (height, width, 3), as a GIF into the run folder."""
         from PIL import Image
-
         images = [Image.fromarray(frame) for frame in frames]
         path = self.folder / "episode.gif"
         images[0].save(path, save_all=True, append_images=images[1:], duration=50)
@@ -367,7 +371,8 @@ class Run:
     def finish(self, row):
         """Say what the last evaluation found, `row`. -> the run folder"""
         if not self.args.evaluate:
-            signal.signal(signal.SIGINT, self.before)
+            sys.excepthook = sys.__excepthook__
+            self.lock.close()
             if self.tracker:
                 self.tracker.finish()
             if not self.n_updates:
@@ -376,8 +381,9 @@ class Run:
         for name, value in row.items():
             if name.startswith("eval/"):
                 print(f"{name}: {value:.4g}")
-        print(f"{self.folder}: held-out return {row['eval/return_mean']:.2f} +- "
-              f"{row['eval/return_std']:.2f}")
+        mean, std, n = (row[f"eval/{x}"] for x in ("return_mean", "return_std", "episodes"))
+        print(f"{self.folder}: held-out return {mean:.2f} +- {std:.2f} ({n} episodes, standard "
+              f"error {std / max(n - 1, 1) ** 0.5:.2f})")
         return self.folder
 
 
@@ -396,7 +402,6 @@ def grad_norm(module):
 def draw_curve(run):
     """learning_curve.png: the held-out return, with the scores that the env states as lines."""
     from matplotlib.figure import Figure
-
     args, rows = run.args, [r for r in run.rows if r.get("eval/return_mean")]
     step, mean, std = np.array([[float(r[c]) for c in (
         "env_step", "eval/return_mean", "eval/return_std")] for r in rows]).T

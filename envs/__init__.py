@@ -21,7 +21,8 @@ POINT_MASS = {"oracle": False, "split": "train"}
 # (Pendulum, HalfCheetah), or only by a fall or at rest.
 # fmt: off
 ENVIRONMENTS = {  # id: (module, single class, vector class or None, step limit or None, arguments)
-    "Wind-v0": ("point_mass", "WindEnv", "WindVectorEnv", None, POINT_MASS),
+    "Wind-v0": ("point_mass", "WindEnv", "WindVectorEnv", None,
+                POINT_MASS | {"goal": (0.0, 1.0)}),
     "SemiCircle-v0": ("point_mass", "SemiCircleEnv", "SemiCircleVectorEnv", None,
                       POINT_MASS | {"task_seed": 0}),
     "DelayedCatch5-v0": ("credit", "CatchEnv", "CatchVectorEnv", None, {"runs": 5}),

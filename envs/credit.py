@@ -34,7 +34,7 @@ class CreditLanes:
         self.t = None  # steps since the episode began; None = before the first reset
         self.action_space = gym.spaces.Discrete(self.n_actions)
 
-    def begin(self, rng, seeded, options):
+    def begin(self, rng, seed, options):
         """Draw new episodes. Return obs (N, O), info (N rows). `options` are ignored."""
         self.t = 0
         self.draw_episode(rng)
@@ -180,13 +180,13 @@ class KeyToDoor(CreditLanes):
 
     The key lies somewhere in the upper half of the first room, the player (x) starts in the lower
     one. Taking the key gives nothing; a white cell is seen once, then having it is invisible. An
-    apple gives 1 and is back 21 steps later. The door (D) blocks without the key; entered with it,
-    it gives 5, once.
+    apple gives 1, is back 21 steps later and can be eaten in the step after. The door (D) blocks
+    without the key; entered with it, it gives 5, once.
 
     Observed: 5 x 5 cells around the player, RGB, uint8, channels first, flat: 75 numbers, 0 to 255.
     Actions: 0 up, 1 down, 2 left, 3 right; into a wall: nothing. Ends after 15 + distractor_steps +
     10 steps, terminated. Hidden: the phase's clock, having the key, what is out of sight. Random
-    play scores 5.5 and opens the door in 1.4 % of the episodes.
+    play scores 5.55 and opens the door in 2.0 % of the episodes.
 
     Info: `has_key`, and `is_success`: the door was opened. This is the variant of Raposo et al.:
     all apples are worth 1, the door 5.
@@ -229,7 +229,7 @@ class KeyToDoor(CreditLanes):
             self.has_key = self.has_key | self.just_found
         elif self.phase == DISTRACTOR:
             here = (self.apples == self.player[:, None]).all(2)  # (N, 10)
-            taken = here & (self.t >= self.apple_is_back)
+            taken = here & (self.t > self.apple_is_back)  # seen again in t + 21, eaten after that
             self.apple_is_back = np.where(taken, self.t + 21, self.apple_is_back)
             reward = taken.sum(1).astype(float)
         else:
@@ -312,7 +312,7 @@ KEY_TO_DOOR_METADATA = {
     "image_shape": (3, 5, 5),
     # A perfect player opens the door (5) and eats apples (about 23 points, as the paper's authors
     # estimate).
-    "reference_scores": {"about the best": 28, "random": 5.5},
+    "reference_scores": {"about the best": 28, "random": 5.55},
 }
 
 

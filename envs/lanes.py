@@ -7,7 +7,8 @@ implementation serves both. What the shells ask of `lanes`:
     num_lanes, observation_space, action_space      of one lane
     terminates                                      is its own end terminal, or truncated?
     t                                               steps since the episode began
-    begin(rng, seeded, options) -> obs (N, ...), info             a new episode in every lane
+    begin(rng, seed, options) -> obs (N, ...), info               a new episode in every lane;
+                                                    seed: the one of the reset, or None
     step(action (N, ...), rng) -> obs, reward (N,), over, info    over: one bool for all lanes
     frame(lane) -> picture, uint8 (height, width, 3)
 
@@ -45,7 +46,7 @@ class LanesEnv(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        obs, info = self.lanes.begin(self.np_random, seed is not None, options or {})
+        obs, info = self.lanes.begin(self.np_random, seed, options or {})
         return obs[0], self._first(info)
 
     def step(self, action):
@@ -98,7 +99,7 @@ class LanesVectorEnv(VectorEnv):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        obs, info = self.lanes.begin(self.np_random, seed is not None, options or {})
+        obs, info = self.lanes.begin(self.np_random, seed, options or {})
         self.reset_is_due = False
         return obs, self._with_masks(info)
 

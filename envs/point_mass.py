@@ -46,8 +46,8 @@ class PointMassLanes:
         episodes_per_trial: k. With k > 1 the observation gets the episode-done flag as last entry.
         oracle: insert the task (2 numbers) after (x, y): the agent sees what is hidden.
         split: "train" draws a task uniformly from the training list at each reset; "heldout" goes
-            through the held-out list in order (lane i of a seeded reset gets task i % 20, later
-            resets go on counting), so that 20 lanes play each held-out task exactly once.
+            through the held-out list in order (after a reset with seed s lane i has task
+            (s + i) % 20, later resets go on counting), so that 20 lanes play each exactly once.
         keep_trail: remember the path of the current episode, for rendering.
 
     Raises:
@@ -112,12 +112,12 @@ class PointMassLanes:
 
     # The trial
 
-    def begin(self, rng, seeded, options):
+    def begin(self, rng, seed, options):
         """Draw the tasks, or take `options["task"]`, (2,) for all lanes or (N, 2); draw the starts.
-        A seeded reset starts the held-out list over. Return obs (N, O), info (N rows)."""
+        A reset with a seed goes on from held-out task `seed`. Return obs (N, O), info (N rows)."""
         task = options.get("task")
-        if seeded:
-            self.next_heldout = 0
+        if seed is not None:
+            self.next_heldout = seed
         self.task = self._draw_task(rng) if task is None else self._check_task(task)
         self.state = self.draw_start(rng)
         self.t = 0
@@ -248,7 +248,7 @@ class PointMassLanes:
 class Wind(PointMassLanes):
     """Reach a small goal through an unknown, constant wind.
 
-            . . .(o). . .     goal at (0, 1), radius 0.03, the same in every task, never shown
+            . . .(o). . .     `goal` (0, 1), radius 0.03, the same in every task, never shown
             .     ^     .
             .     |  ~> .     hidden: wind w = (wx, wy), each in [-0.08, 0.08], added to every step
             .     |  ~> .
@@ -264,8 +264,13 @@ class Wind(PointMassLanes):
 
     goal_radius, task_bound, start_bound, drift_bound = 0.03, 0.08, 0.0, 0.08
     view = (-1.3, -0.8, 2.6)
-    GOAL = np.array([0.0, 1.0], np.float32)
     TASK_SEED = 1337
+
+    def __init__(self, *args, goal=(0.0, 1.0)):
+        self.centre = np.array(goal, np.float32)
+        if self.centre.shape != (2,) or not np.isfinite(self.centre).all():
+            raise ValueError(f"goal={goal!r} is not a point; use two numbers")
+        super().__init__(*args)
 
     def task_lists(self):
         generator = np.random.RandomState(self.TASK_SEED)  # legacy on purpose: the paper's winds
@@ -280,7 +285,7 @@ class Wind(PointMassLanes):
         return state + displacement + self.task
 
     def goal(self):
-        return self.GOAL
+        return self.centre
 
     def draw_task(self, draw, pixel, lane, zoom):
         # The wind as an arrow in the free corner at the bottom, seven steps long.
@@ -347,6 +352,7 @@ class SemiCircle(PointMassLanes):
 # --- GYMNASIUM SHELLS ----------------------------------------------------------------------------
 
 WIND_METADATA = {
+    "heldout_episodes": 20,  # they start alike, so that a wind that is played again is the same
     "render_modes": ["rgb_array"],
     "render_fps": 15,
     # Horizontal lines of a learning curve: name -> return of one trial, default arguments.
@@ -373,10 +379,18 @@ class WindEnv(LanesEnv):
     metadata = WIND_METADATA
 
     def __init__(
-        self, *, horizon=75, episodes_per_trial=1, oracle=False, split="train", render_mode=None
+        self,
+        *,
+        horizon=75,
+        episodes_per_trial=1,
+        oracle=False,
+        split="train",
+        goal=(0.0, 1.0),
+        render_mode=None,
     ):
         trail = render_mode is not None
-        super().__init__(Wind(1, horizon, episodes_per_trial, oracle, split, trail), render_mode)
+        lanes = Wind(1, horizon, episodes_per_trial, oracle, split, trail, goal=goal)
+        super().__init__(lanes, render_mode)
 
 
 class WindVectorEnv(LanesVectorEnv):
@@ -391,12 +405,13 @@ class WindVectorEnv(LanesVectorEnv):
         episodes_per_trial=1,
         oracle=False,
         split="train",
+        goal=(0.0, 1.0),
         render_mode=None,
         max_episode_steps=None,
         autoreset_mode=AutoresetMode.NEXT_STEP,
     ):
         trail = render_mode is not None
-        lanes = Wind(num_envs, horizon, episodes_per_trial, oracle, split, trail)
+        lanes = Wind(num_envs, horizon, episodes_per_trial, oracle, split, trail, goal=goal)
         super().__init__(lanes, render_mode, max_episode_steps, autoreset_mode)
 
 

@@ -88,7 +88,7 @@ def state_of(folder):
                 rows = list(csv.DictReader(file))
         done = float(rows[-1]["env_step"]) / total if rows else 0.0
         # The last row comes first, then the checkpoint that belongs to it.
-        complete = done >= 1 and checkpoint.exists() and (
+        complete = done >= 1 and checkpoint.exists() and checkpoint.stat().st_size > 0 and (
             checkpoint.stat().st_mtime_ns >= table.stat().st_mtime_ns)
         return (1.0 if complete else min(done, 0.99)), run
     return 0.0, None
@@ -106,7 +106,11 @@ def run_job(name, command, runs_dir):
         if done == 1:
             return 0
         script, *flags = command
-        flags = ["--resume", str(run)] if run else [*flags, "--runs-dir", str(folder)]
+        if run:  # an id with a module has to be named again
+            i = flags.index("--env-id") if "--env-id" in flags else len(flags)
+            flags = ["--resume", str(run), *flags[i : i + 2]]
+        else:
+            flags += ["--runs-dir", str(folder)]
         status = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=log, stderr=log,
                                 pass_fds=[lock.fileno()]).returncode
     return status

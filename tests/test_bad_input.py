@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
-from conftest import TINY_RUN, read_metrics, snapshot
+from conftest import TINY_RUN, snapshot
 
 import rmf_sac_gru as rmf
 from envs import UnusableEnv
@@ -147,7 +147,7 @@ DAMAGE = {  # what happened to the folder -> what it does, and what the message 
     "config with an unknown field": (edit_config(args={"dropped": 1}), ["config.json"]),
     "config with a bad value": (edit_config(args={"gamma": 7}), ["gamma"]),
     "run of another script": (edit_config(script="rmf_td3_lstm.py"), ["rmf_td3_lstm.py"]),
-    "run in another environment": (edit_config(args={"env_id": "toy_envs:Clock-v0"}),
+    "run in another environment": (edit_config(args={"env_id": "Clock-v0"}),
                                    ["checkpoint.pt", "another environment"]),
     "networks of other sizes": (edit_config(args={"rnn_size": 9}), ["checkpoint.pt"]),
     "no checkpoint": (lambda f: (f / "checkpoint.pt").unlink(), ["checkpoint.pt"]),
@@ -207,7 +207,8 @@ def test_a_damaged_run_folder_is_named_and_stays_as_it_is(
     harm, expected = (DAMAGE | OF_A_STOPPED_RUN)[damage]
     harm(folder)
     before = snapshot(folder)
-    message = refused([flag, str(folder)])
+    message = refused([flag, str(folder), *(
+        TINY_RUN[:2] if damage != "run in another environment" else [])])
     assert [part for part in expected if part not in message] == [], message
     if damage != "config with a bad value":
         assert f"{flag} {folder}" in message
@@ -218,30 +219,31 @@ def test_what_the_cases_of_damage_begin_with_is_not_damaged(
         copy, stopped_run, no_pictures, capsys):
     folder = copy(stopped_run)
     assert load_checkpoint(folder, "--resume")["env_step"] == 200
-    rmf.main(["--evaluate", str(folder)])  # a run that was stopped can be evaluated as well
-    (mean,) = (float(row["eval/return_mean"]) for row in read_metrics(folder)
-               if row["env_step"] == "200")
-    assert f"held-out return {mean:.2f} +- " in capsys.readouterr().out.splitlines()[-1]
-    assert rmf.main(["--resume", str(folder)]) == folder
+    rmf.main([*TINY_RUN[:2], "--evaluate", str(folder)])  # one that was stopped can be evaluated
+    assert "(100 episodes, standard error" in capsys.readouterr().out.splitlines()[-1]
+    assert rmf.main([*TINY_RUN[:2], "--resume", str(folder)]) == folder
 
 
 @pytest.mark.parametrize("flags", [
     ["--resume", "{}", "--gamma", "0.5"], ["--resume", "{}", "--seed", "2"],
     ["--resume", "{}", "--env-id", "Pendulum-V-v0"], ["--resume", "{}", "--alpha", "0.1"],
-    ["--resume", "{}", "--hidden-sizes", "8"], ["--resume", "{}", "--total-timesteps", "999"],
+    ["--resume", "{}", "--hidden-sizes", "8"],
     ["--evaluate", "{}", "--rnn-size", "9"], ["--evaluate", "{}", "--policy", "markov"],
 ], ids=" ".join)
 def test_a_run_does_not_go_on_with_other_arguments(flags, copy, tiny_run, stopped_run):
     folder = copy(stopped_run if flags[0] == "--resume" else tiny_run)
     before = snapshot(folder)
-    message = refused([f.format(folder) for f in flags])
+    same = [] if "--env-id" in flags else TINY_RUN[:2]
+    message = refused([*same, *(f.format(folder) for f in flags)])
     assert flags[2] in message and flags[0] in message and flags[3].strip("()") in message
     assert snapshot(folder) == before
 
 
 def test_what_does_not_change_the_numbers_may_change(stopped_run, tiny_run):
     new = "--track --capture-video --no-cuda"
-    args = parse_args(rmf.Args, "rmf_sac_gru", ["--resume", str(stopped_run), *new.split()])
+    args = parse_args(rmf.Args, "rmf_sac_gru", [
+        *TINY_RUN[:2], "--resume", str(stopped_run), "--total-timesteps", "999", *new.split()])
+    assert args.total_timesteps == 999
     assert args.track and args.capture_video and not args.cuda and args.rnn_size == 8
     new += " --eval-episodes 7 --seed 5 --env-id Pendulum-V-v0"
     args = parse_args(rmf.Args, "rmf_sac_gru", ["--evaluate", str(tiny_run), *new.split()])
@@ -257,10 +259,23 @@ def test_an_evaluation_in_an_environment_that_does_not_fit_is_refused(env_id, ex
     assert snapshot(tiny_run) == before
 
 
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_a_run_folder_does_not_decide_which_module_is_imported(flag, copy, stopped_run, tmp_path):
+    """Who sends a folder has written its config.json, and may have put a module beside it."""
+    folder = copy(stopped_run)
+    edit_config(args={"env_id": "bad_module:Bad-v0"})(folder)
+    (tmp_path / "bad_module.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')")
+    process = subprocess.run([sys.executable, ROOT / "rmf_sac_gru.py", flag, folder], cwd=tmp_path,
+                             capture_output=True, text=True, timeout=120)
+    assert process.returncode == 1 and not (tmp_path / "harm").exists()
+    assert process.stderr == (
+        f"error: {flag}: add --env-id bad_module:Bad-v0, if you trust that module\n")
+
+
 def test_a_finished_run_is_not_resumed(copy, tiny_run):
     folder = copy(tiny_run)
     before = snapshot(folder)
-    message = refused(["--resume", str(folder)])
+    message = refused([*TINY_RUN[:2], "--resume", str(folder)])
     assert f"--resume {folder}" in message and "complete" in message
     assert snapshot(folder) == before
 

@@ -80,13 +80,16 @@ def test_sampling_leaves_the_stored_rows_as_they_are():
     assert torch.equal(sample(buffer, context=2).action, first.action)
 
 
-# Of 12 steps cut by time the windows of 4 begin at 0 to 8; of 7 before a fall at 0 to 6.
-@pytest.mark.parametrize("context, n_starts", [(4, (3, 1, 7, 9)), ("full", (1, 1, 1, 1))])
-def test_every_start_is_equally_likely(context, n_starts):
-    buffer = make_buffer(episodes(0, (3, 1, 7, 12)))  # number 0 and 2 end in a terminal step
+# Where an episode ended with a fall, windows begin anywhere, also in those cut by time; where none
+# did (number 1 alone), windows of 4 of 12 steps begin at 0 to 8.
+@pytest.mark.parametrize("first, lengths, context, n_starts", [
+    (0, (3, 1, 7, 12), 4, (3, 1, 7, 12)), (0, (3, 1, 7, 12), "full", (1, 1, 1, 1)),
+    (1, (12,), 4, (9,)), (1, (3,), 4, (1,))])
+def test_every_start_is_equally_likely(first, lengths, context, n_starts):
+    buffer = make_buffer(episodes(first, lengths))  # even ones end in a terminal step
     starts, counts = np.unique(
         sample(buffer, 6000, context).obs[0].numpy(), axis=0, return_counts=True)
-    assert starts.tolist() == [[i, t] for i, n in enumerate(n_starts) for t in range(n)]
+    assert starts.tolist() == [[first + i, t] for i, n in enumerate(n_starts) for t in range(n)]
     expected = 6000 / len(starts)
     chi2 = ((counts - expected) ** 2 / expected).sum()
     assert chi2 < 3 * len(counts)  # expectation: len(counts) - 1
@@ -102,6 +105,19 @@ def test_a_terminal_step_is_drawn_like_others_wherever_it_is_in_the_window():
     place = (batch.terminal * batch.mask).sum(1).numpy()  # (64,)
     chi2 = ((place - place.mean()) ** 2 / place.mean()).sum()
     assert chi2 < 2 * 64  # expectation: 63
+
+
+def test_a_step_is_drawn_as_often_whatever_comes_after_it():
+    """Episodes as long as the window or shorter, which end by chance: Q would be too low, or too
+    high, if step 3 came up more often where a fall follows than where the time is over."""
+    buffer = make_buffer(episodes(0, [4] * 50))
+    batch = sample(buffer, 20_000, 8)
+    last = (batch.obs[1:, :, 1] == 4) & (batch.mask > 0)
+    assert batch.terminal[last].mean() == pytest.approx(0.5, abs=0.02)  # every other one falls
+    buffer = make_buffer(episodes(0, [4, 9] * 25))  # 4: a fall; 9: the time is over
+    batch = sample(buffer, 20_000, 8)
+    step_3 = (batch.obs[1:, :, 1] == 4) & (batch.mask > 0)
+    assert batch.terminal[step_3].mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_staying_in_a_goal_until_the_time_is_over_is_not_a_fall():

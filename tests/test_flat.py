@@ -17,7 +17,7 @@ def lanes(env_id="Clock-v0", n=4, takes="Box", **options):
 # --- LANES ----------------------------------------------------------------------------------------
 
 
-def test_lane_i_is_reset_with_seed_plus_i_and_goes_on_after_its_end_with_a_new_episode():
+def test_seeds_count_the_lanes_and_a_lane_goes_on_after_its_end_with_a_new_episode():
     env = lanes()
     obs, ends = [env.reset(SEED)], []
     for _ in range(6):
@@ -55,6 +55,50 @@ def test_the_age_of_a_lane_begins_anew_with_each_episode(monkeypatch):
         env.step(np.zeros((1, 2)))
 
 
+def test_lanes_are_made_of_single_environments_where_an_id_is_not_ours():
+    """CartPole-v1 has lanes of its own, too; those of others may do what a single one does not."""
+    for env_id in ("CartPole-v1", "ClockOwnLanes-v0", "Clock-v0"):
+        kind = type(lanes(env_id, 2, "Box Discrete").envs)
+        assert kind is gym.vector.SyncVectorEnv, env_id
+    assert type(lanes("Wind-v0").envs) is not gym.vector.SyncVectorEnv
+
+
+# --- SEEDS ----------------------------------------------------------------------------------------
+
+
+def starts(env_id, seeds, n=20, split="train"):
+    env = lanes(env_id, n, "Box Discrete", split=split)
+    return [tuple(obs) for seed in seeds for obs in env.reset(seed)]
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "SemiCircle-v0"])
+def test_no_two_seeds_share_an_episode_nor_do_training_and_evaluation(env_id):
+    seeds = [(seed, first) for seed in range(1, 6) for first in (0, 20)]  # held out, of five runs
+    train = [int(s) for s in np.random.default_rng(1).integers(2**31, size=20)]
+    all_starts = starts(env_id, seeds + [1, 2, 3, 4, 5, 10_001, 10_002] + train)
+    assert len(set(all_starts)) == len(all_starts) == 20 * 37
+    assert starts(env_id, seeds) == all_starts[:200]  # and they are the same ones every time
+
+
+@pytest.mark.parametrize("env_id", ["Wind-v0", "CheetahVel-v0"])
+@pytest.mark.parametrize("n, firsts", [(20, [0]), (10, [0, 10]), (5, [20, 25, 30, 35])])
+def test_held_out_tasks_of_a_list_are_played_each_once(env_id, n, firsts):
+    env, tasks = lanes(env_id, n, split="heldout"), []
+    for first in firsts:
+        env.reset((7, first))
+        tasks += ([tuple(x) for x in env.envs.lanes.task] if env_id == "Wind-v0" else
+                  [tuple(e.unwrapped.task) for e in env.envs.envs])
+    assert len(set(tasks)) == len(tasks) == 20
+
+
+def test_more_held_out_episodes_than_there_are_is_said(capsys):
+    lanes("Wind-v0", 20, split="heldout")
+    lanes("Wind-v0", 100)
+    assert capsys.readouterr().out == ""
+    env = lanes("Wind-v0", 100, split="heldout")
+    assert "100 held-out episodes, but only 20" in capsys.readouterr().out and env.n_heldout == 20
+
+
 # --- ACTIONS --------------------------------------------------------------------------------------
 
 
@@ -79,6 +123,54 @@ def test_actions_are_mapped_from_minus_one_one_onto_the_box(env_id, action, exec
     env.reset(SEED)
     obs, *_ = env.step(np.float32([action, action]))
     assert obs[:, 3:].tolist() == [executed, executed]
+
+
+class BoxEnv(gym.Env):
+    """Takes any box of actions and keeps what it is given."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, low, high, shape, dtype):
+        self.action_space = gym.spaces.Box(low, high, shape, dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.action = action
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+BOXES = {  # name: low, high, shape, dtype; and the actions that have to be reached, None: refused
+    "Int8": ((-128, 127, (1,), np.int8), range(-128, 128)),
+    "Levels": ((0, 4, (1,), np.int64), range(5)),
+    "Bytes": ((0, 255, (2, 2), np.uint8), range(256)),
+    "Bool": ((0, 1, (1,), bool), [False, True]),
+    "Scalar": ((-2, 2, (), np.float32), [-2, 2]),
+    "FloatMax": ((-3.4e38, 3.4e38, (1,), np.float32), None),
+    "Int64": ((-(2**63), 2**63 - 1, (1,), np.int64), None),
+    "Empty": ((-1, 1, (0,), np.float32), None),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_every_action_of_a_box_is_reached_or_the_box_is_refused(name):
+    box, reached = BOXES[name]
+    env_id = f"Box{name}-v0"
+    if env_id not in gym.registry:
+        gym.register(env_id, BoxEnv, kwargs=dict(zip(("low", "high", "shape", "dtype"), box)))
+    if reached is None:
+        with pytest.raises(UnusableEnv, match=f"--env-id {env_id}: actions are Box"):
+            lanes(env_id)
+        return
+    env, seen = lanes(env_id, 1), set()
+    env.reset(SEED)
+    for x in np.linspace(-1, 1, 1001):
+        env.step(np.full((1, env.action_dim), x, np.float32))
+        seen |= set(np.ravel(env.envs.envs[0].unwrapped.action).tolist())
+    assert set(reached) <= seen
 
 
 def test_a_one_hot_action_is_the_number_that_the_env_counts_from_its_start():
@@ -125,6 +217,43 @@ def test_switches_are_given_to_an_env_that_has_them_and_to_no_other():
     assert not goals[0] & goals[1]
 
 
+class BadNumberEnv(toy_envs.ClockEnv):
+    """From step 2 on lane 11 observes, or is paid, what is no finite number."""
+
+    def __init__(self, what, number):
+        super().__init__()
+        self.what, self.number = what, number
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        if self.lane == 11 and self.t == 2:
+            obs[3], reward = (self.number, reward) if self.what == "obs" else (obs[3], self.number)
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("what, words", [("obs", "observation"), ("reward", "reward")])
+def test_a_number_that_is_not_finite_is_named_with_its_place(what, words, number):
+    env_id = f"Bad{what}{number}-v0".replace("+", "")
+    if env_id not in gym.registry:
+        gym.register(env_id, BadNumberEnv, kwargs={"what": what, "number": number})
+    env = lanes(env_id)
+    env.reset(SEED)
+    env.step(np.zeros((4, 2)))
+    entry = 3 if what == "obs" else 0
+    with np.errstate(over="ignore"), pytest.raises(
+            FloatingPointError, match=f"{env_id}: .*{words} is .*entry {entry}, lane 1 of 4"):
+        env.step(np.zeros((4, 2)))
+
+
+def test_an_action_that_is_not_finite_does_not_reach_the_env():
+    env = lanes()
+    env.reset(SEED)
+    with pytest.raises(FloatingPointError, match="action is nan .entry 1, lane 2 of 4"):
+        env.step(np.where([[0, 0], [0, 0], [0, 1], [0, 0]], np.nan, 0))
+    assert all(e.unwrapped.t == 0 for e in env.envs.envs)
+
+
 def test_entries_are_named_by_their_indices():
     env = lanes()
     assert env.entries("") == [0, 1, 2, 3, 4] and env.entries("4,0") == [4, 0]
@@ -158,7 +287,8 @@ def same_step(num_envs=1, **_):
                                     autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
 
 
-gym.register("ClockSameStep-v0", entry_point=toy_envs.ClockEnv, vector_entry_point=same_step)
+gym.register("ClockSameStep-v0", vector_entry_point=same_step)
+gym.register("ClockOwnLanes-v0", entry_point=toy_envs.ClockEnv, vector_entry_point=same_step)
 
 REFUSED = {  # what is asked for -> what the message has to name
     ("Nowhere-v0", "Box"): ["Nowhere", "Wind-v0"],
@@ -188,11 +318,11 @@ def test_a_film_of_an_env_that_draws_nothing_is_refused_at_once(env_id):
         lanes(env_id, 1, film=True)
 
 
-def test_an_error_inside_of_an_env_is_shown_as_it_is():
+def test_an_error_inside_of_an_env_is_named_as_it_is():
     class Broken(toy_envs.ClockEnv):
         def __init__(self):
             raise ZeroDivisionError("mine")
 
     gym.register("Broken-v0", entry_point=Broken)
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    with pytest.raises(UnusableEnv, match="Broken-v0: cannot .* 4 lanes .ZeroDivisionError: mine"):
         lanes("Broken-v0")

@@ -94,6 +94,8 @@ def test_what_is_done_of_a_job_and_where_to_go_on(tmp_path):
     (run / "metrics.csv").write_text("seconds,env_step\n9,0\n10,100\n")
     assert grid.state_of(tmp_path) == (0.5, run)
     (run / "checkpoint.pt").write_text("")
+    assert grid.state_of(tmp_path)[0] < 1  # an empty checkpoint finishes nothing
+    (run / "checkpoint.pt").write_text("weights")
     os.utime(run / "checkpoint.pt", (1, 1))
     (run / "metrics.csv").write_text("seconds,env_step\n9,0\n10,210\n")
     assert grid.state_of(tmp_path) == (0.99, run)  # the last row, not yet its checkpoint

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from conftest import numbers
 
+import rmf_sac_discrete_pixels as pixels
 import rmf_sac_gru as rmf
+import rmf_td3_lstm as td3
 
 STEPS, MAXIMUM = 10, 9
 
@@ -50,6 +52,18 @@ gym.register("LastCoin-v0", entry_point=LastCoinEnv, kwargs={"oracle": False})
 def final_score(tmp_path, **fields):
     folder = rmf.train(rmf.Args(**dict(runs_dir=str(tmp_path / "runs")) | fields))
     return numbers(folder, "eval/return_mean")[-1]
+
+
+@pytest.mark.parametrize("script", [rmf, td3, pixels], ids=lambda s: s.__name__)
+def test_a_gamble_that_is_worth_less_is_not_taken(script, tmp_path, no_pictures):
+    """1 for sure, or 10 with probability 0.05. With half of each batch from episodes that paid,
+    --rewarded-fraction 0.5, both kinds of SAC take the gamble."""
+    env_id = "toy_envs:Lottery" + ("Discrete" if script is pixels else "")
+    folder = script.main(
+        f"--env-id {env_id}-v0 --total-timesteps 3000 --learning-starts 1000 --hidden-sizes 32"
+        f" --rnn-size 16 --embeddings 8 8 8 --runs-dir {tmp_path}".split())
+    assert numbers(folder, "eval/return_mean")[-1] >= 0.98
+    assert numbers(folder, "losses/q_policy")[-1] < 1.2  # nothing pays more than 1 on average
 
 
 def last_coin(tmp_path, policy, seed):

@@ -106,11 +106,11 @@ def test_a_segment_goes_on_where_the_last_one_stopped(lanes):
 
 def test_a_goal_is_a_success_but_no_end():
     env = ppo.POMDP(ppo.Args(env_id="ClockGoal-v0"), 2)  # in the goal at step 2
-    env.reset(seed=1)  # lane 0 has 3 steps and is truncated, lane 1 has 4 and terminates
-    steps = [env.step(np.zeros((2, 2), np.float32))[2:] for _ in range(4)]
+    env.reset(seed=1)  # lane 10 has 4 steps and terminates, lane 11 has 5 and is truncated
+    steps = [env.step(np.zeros((2, 2), np.float32))[2:] for _ in range(5)]
     terminal, ended, success = np.array(steps, float).transpose(1, 0, 2)
-    assert success[:, 1].tolist() == [0, 1, 0, 0] and terminal[:, 1].tolist() == [0, 0, 0, 1]
-    assert terminal[:, 0].tolist() == [0, 0, 0, 0] and ended[:, 0].tolist() == [0, 0, 1, 0]
+    assert success[:4, 0].tolist() == [0, 1, 0, 0] and terminal[:4, 0].tolist() == [0, 0, 0, 1]
+    assert terminal[:, 1].tolist() == [0, 0, 0, 0, 0] and ended[:, 1].tolist() == [0, 0, 0, 0, 1]
 
 
 @every_rnn
@@ -289,6 +289,34 @@ def test_evaluation_leaves_the_norms_alone(lanes):
     assert before["obs_norm.count"] == 18 and before["return_norm.count"] == 13
     ppo.evaluate(play.env, agent, args)
     assert all(torch.equal(v, agent.state_dict()[k]) for k, v in before.items())
+
+
+def test_acting_and_evaluating_see_normalised_observations(lanes):
+    play, agent, args = lanes(norm_obs=True)
+    raw = np.array([[3.0], [14.0]], np.float32)
+    past = np.zeros((2, 3), np.float32), np.zeros(2, np.float32)
+    agent.obs_norm.mean[:], agent.obs_norm.var[:], agent.obs_norm.count = 5, 4, torch.tensor(9.0)
+    policy, _, _ = agent(torch.tensor((raw - 5) / 2)[None], *(torch.tensor(x)[None] for x in past),
+                         torch.zeros(1, 2), (None, None))
+    seen = []
+    agent.forward = lambda obs, *rest: seen.append(obs) or ppo.Agent.forward(agent, obs, *rest)
+    action, _ = agent.act(raw, *past, None, deterministic=True)
+    np.testing.assert_array_equal(action, policy.mode[0])
+    torch.testing.assert_close(seen[0][0], torch.tensor([[-1.0], [4.5]]))
+    seen.clear()
+    ppo.evaluate(play.env, agent, args)
+    torch.testing.assert_close(seen[0][0], torch.tensor([[-2.5], [2.5]]))  # 0 and 10, the starts
+
+
+def test_lanes_go_on_over_evaluations(tmp_path):
+    """Episodes of 10 steps, segments of 6: with lanes that start anew at each of them none ends."""
+    folder = ppo.main(
+        "--env-id PendulumShort-v0 --num-envs 2 --total-timesteps 240 --eval-interval 12"
+        " --eval-episodes 2 --num-steps 6 --num-minibatches 1 --update-epochs 1 --rnn-size 8"
+        f" --hidden-sizes 8 --runs-dir {tmp_path}".split())
+    assert len(numbers(folder, "eval/return_mean")) > 15
+    length = numbers(folder, "charts/episodic_length")
+    assert len(length) > 8 and (length == 10).all()
 
 
 def test_a_continuous_action_is_clipped_for_the_env_but_not_for_its_density():

@@ -100,7 +100,7 @@ def test_the_papers_recipe_is_the_same_for_sac_and_td3_but_for_the_kind_of_memor
     ours, theirs = (asdict(parsed(s, "--paper", "--env-id", f"{family}-v0")) for s in (sac, td3))
     differ = {k for k in ours.keys() & theirs.keys() if ours[k] != theirs[k]}
     assert differ <= {"rnn"} and theirs["saturation_cost"] == 0 and ours["alpha"] == "auto"
-    assert differ == ({"rnn"} if family in ("Wind", "SemiCircle", "Pendulum") else set())
+    assert differ == ({"rnn"} if family in ("Wind", "SemiCircle") else set())
     assert ours["td_lambda"] == ours["rewarded_fraction"] == ours["anneal_lr"] == 0
     assert ours["learning_rate"] == 3e-4 and ours["tau"] == 0.005
 

@@ -1,9 +1,11 @@
 """What is true of a run: its folder, its numbers, and what is left when it is stopped."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from conftest import (
 from PIL import Image
 
 import rmf_sac_gru as rmf
+import run
 from run import load_checkpoint, load_config, mean_of, new_run_folder, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,17 +120,18 @@ def test_learning_rates_fall_together_and_keep_their_ratio(anneal, start, monkey
 # --- RUN FOLDER -----------------------------------------------------------------------------------
 
 
-def test_a_finished_run_leaves_four_files(tiny_run):
-    names = {"config.json", "metrics.csv", "learning_curve.png", "checkpoint.pt"}
+def test_a_finished_run_leaves_four_files_and_an_empty_lock(tiny_run):
+    names = {"config.json", "metrics.csv", "learning_curve.png", "checkpoint.pt", "lock"}
+    assert (tiny_run / "lock").read_bytes() == b""
     assert {p.name for p in tiny_run.iterdir()} == names  # no temporary file
     with Image.open(tiny_run / "learning_curve.png") as picture:
         picture.verify()
         assert picture.format == "PNG" and picture.width > 300
 
 
-def test_the_checkpoint_of_a_finished_run_holds_the_agent_and_no_buffer(tiny_run):
+def test_the_checkpoint_holds_all_that_the_run_was_given(tiny_run):
     saved = torch.load(tiny_run / "checkpoint.pt", weights_only=True)
-    assert set(saved["things"]) == {"agent"}
+    assert set(saved["things"]) == {"agent", "optimizer", "buffer", "rng"}
     assert saved["env_step"] == 320 and saved["n_updates"] == 44 and saved["n_rows"] == 17
 
 
@@ -150,7 +154,8 @@ def test_metrics_have_a_row_for_each_round_and_an_evaluation_in_the_last_row(tin
     losses = {f"losses/{x}" for x in (
         "qf_loss", "actor_loss", "alpha", "entropy", "q_data", "q_policy", "target")}
     others = {"charts/episodic_return", "charts/episodic_length", "grads/actor_rnn",
-              "grads/critic_rnn", "eval/return_mean", "eval/return_std", "eval/return_worst10"}
+              "grads/critic_rnn", "eval/return_mean", "eval/return_std", "eval/return_worst10",
+              "eval/episodes"}
     assert sorted(columns[4:]) == sorted(losses | others)  # of success Pendulum knows nothing
     rows = read_metrics(tiny_run)
     assert [int(row["env_step"]) for row in rows] == list(range(0, 321, 20))
@@ -201,10 +206,8 @@ def test_a_number_that_is_new_in_a_row_makes_a_column_and_is_empty_in_the_rows_b
 
 def test_whole_numbers_are_written_whole(tmp_path):
     """The paper's longest run has 30,200,000 steps."""
-    before = signal.getsignal(signal.SIGINT)
     args = rmf.Args(total_timesteps=30_200_000, runs_dir=str(tmp_path))
     run = rmf.Run(args, "nothing", {}, agent=torch.nn.Linear(1, 1))
-    signal.signal(signal.SIGINT, before)
     run.log(12_345_678, 10_000_001, {"losses/mine": 1e7 / 3})
     (row,) = read_metrics(run.folder)
     assert (row["env_step"], row["charts/updates"]) == ("12345678", "10000001")
@@ -280,8 +283,10 @@ def stopped(flags, owner, name, count, signal, file):
     with open(file, "w") as out, contextlib.redirect_stdout(out):
         try:
             rmf.main(flags)
-        except SystemExit as stop:
-            return stop.code
+        except KeyboardInterrupt as stop:
+            with contextlib.redirect_stderr(out):
+                sys.excepthook(type(stop), stop, None)
+            return 130
     return 0
 
 with contextlib.redirect_stdout(io.StringIO()):
@@ -341,7 +346,7 @@ def test_a_killed_run_goes_on_to_the_numbers_of_an_unbroken_one(
     assert "metrics.csv" not in files or numbers(folder, "env_step")[-1] < 320
     assert ("tmp-checkpoint.pt" in files) == ("replace" in MOMENTS[moment])
     assert ("checkpoint.pt" in files) == (moment not in list(MOMENTS)[:2])
-    assert rmf.main(["--resume", str(folder)]) == folder
+    assert rmf.main([*TINY_RUN[:2], "--resume", str(folder)]) == folder
     assert_equal_runs(folder, tiny_run)
 
 
@@ -352,9 +357,9 @@ def test_a_run_may_be_killed_again_and_in_the_middle_of_a_row(stop, tmp_path, ti
     assert 0 < saved < numbers(folder, "env_step")[-1]  # rows came after the checkpoint
     with (folder / "metrics.csv").open("a") as file:
         file.write("180,1.2")  # no end of line
-    status, _ = stop(["--resume", folder], ("rmf", "update", 15), signal.SIGKILL)
+    status, _ = stop([*TINY_RUN[:2], "--resume", folder], ("rmf", "update", 15), signal.SIGKILL)
     assert status == -signal.SIGKILL
-    rmf.main(["--resume", str(folder)])
+    rmf.main([*TINY_RUN[:2], "--resume", str(folder)])
     assert_equal_runs(folder, tiny_run)
     with Image.open(folder / "learning_curve.png") as picture:
         picture.verify()
@@ -367,9 +372,11 @@ def test_ctrl_c_ends_a_run_at_once_and_it_goes_on_to_the_same_numbers(
     status, said = stop([*TINY_RUN, "--runs-dir", tmp_path], MOMENTS[moment], signal.SIGINT)
     (folder,) = tmp_path.iterdir()
     assert status == 130
-    assert said.splitlines()[-1] == f"stopped; go on with --resume {folder}"
+    last = said.splitlines()[-1]
+    assert last.startswith("stopped; up to env step ")
+    assert f"--resume {folder} --env-id toy_envs:" in last
     assert not (folder / "metrics.csv").exists() or numbers(folder, "env_step")[-1] < 320
-    rmf.main(["--resume", str(folder)])
+    rmf.main([*TINY_RUN[:2], "--resume", str(folder)])
     assert_equal_runs(folder, tiny_run)
 
 
@@ -381,23 +388,94 @@ def test_ctrl_c_on_the_terminal_costs_one_line_and_leaves_a_run_that_goes_on(
     while "100/320 env steps" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     (folder,) = tmp_path.iterdir()
-    assert process.returncode == 130 and errors == ""
-    assert said.splitlines()[-1] == f"stopped; go on with --resume {folder}"
-    rmf.main(["--resume", str(folder)])
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["env_step"]
+    assert process.returncode == -signal.SIGINT  # a shell says 130
+    assert errors == (f"stopped; up to env step {saved} nothing is lost: go on with --resume "
+                      f"{folder} {' '.join(TINY_RUN[:2])}\n")
+    rmf.main([*TINY_RUN[:2], "--resume", str(folder)])
     assert_equal_runs(folder, tiny_run)
 
 
-def test_ctrl_c_is_given_back_when_a_run_ends_or_is_stopped(start, monkeypatch):
+def test_a_run_leaves_ctrl_c_to_python_and_may_run_in_a_thread(start, monkeypatch, tiny_run):
     before = signal.getsignal(signal.SIGINT)
-    start()
-    assert signal.getsignal(signal.SIGINT) == before
+    with ThreadPoolExecutor(1) as pool:
+        folder = pool.submit(start).result()
+    assert reproducible(folder) == reproducible(tiny_run)
     monkeypatch.setattr(rmf, "update", lambda *_: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(KeyboardInterrupt):
         start()
-    after = signal.signal(signal.SIGINT, before)
-    assert stopped.value.code == 130 and after == before
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_whatever_breaks_a_run_its_last_line_says_how_to_go_on(tmp_path):
+    """Here the checkpoint at 200 steps cannot be written, as on a full disk."""
+    code = ("import errno, sys, toy_envs, torch, rmf_sac_gru as rmf\n"
+            "save, n = torch.save, 0\n"
+            "def full(*args):\n"
+            "    global n; n += 1\n"
+            "    if n == 3: raise OSError(errno.ENOSPC, 'No space left on device')\n"
+            "    save(*args)\n"
+            "torch.save = full\n"
+            "rmf.main(sys.argv[1:])\n")
+    process = subprocess.run([sys.executable, "-c", code, *TINY_RUN, "--runs-dir", tmp_path],
+                             cwd=ROOT, capture_output=True, text=True, timeout=120)
+    (folder,) = tmp_path.iterdir()
+    *trace, error, last = process.stderr.splitlines()
+    assert process.returncode == 1 and trace[0].startswith("Traceback") and "No space" in error
+    assert last == ("stopped; up to env step 100 nothing is lost: go on with --resume "
+                    f"{folder} {' '.join(TINY_RUN[:2])}")
+    assert load_checkpoint(folder, "--resume")["env_step"] == 100
+
+
+def test_a_run_folder_is_for_one_process_at_a_time(tmp_path, tiny_run, no_pictures):
+    process = subprocess.Popen(
+        [sys.executable, "rmf_sac_gru.py", *TINY_RUN, "--total-timesteps", "100000", "--runs-dir",
+         tmp_path], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    while "100/100,000 env steps" not in process.stdout.readline():
+        assert process.poll() is None
+    (folder,) = tmp_path.iterdir()
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(SystemExit, match=f"--resume {folder}: another process"):
+        rmf.main([*TINY_RUN[:2], "--resume", str(folder)])
+    assert process.poll() is None and (folder / "config.json").read_bytes() == before
+    process.kill()
+    process.communicate()
+
+
+def test_a_complete_run_is_lengthened(start, tiny_run, tmp_path):
+    folder = Path(shutil.copytree(tiny_run, tmp_path / "copy"))
+    assert rmf.main([*TINY_RUN[:2], "--resume", str(folder), "--total-timesteps", "420"]) == folder
+    rows, before = reproducible(folder), reproducible(tiny_run)
+    assert rows[: len(before)] == before and rows[-1]["env_step"] == "420"
+    assert float(rows[-1]["charts/updates"]) == int(0.16 * 380)
+    assert rows[-1]["eval/return_mean"] != rows[len(before) - 1]["eval/return_mean"]
+
+
+def test_a_round_of_many_updates_says_how_far_it_is(start, capsys, monkeypatch):
+    clock = iter(range(0, 10**6, 7))  # seconds: 7 pass between any two looks at the clock
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    start("--updates-per-step", "1")  # 20 in a round
+    said = [line for line in capsys.readouterr().out.splitlines() if " updates | " in line]
+    updates = [int(line.split("|")[1].split()[0]) for line in said]
+    assert len(set(updates)) > 20 and max(np.diff(updates)) <= 10
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, no_pictures):
+    args = rmf.Args(total_timesteps=100, learning_starts=0, runs_dir=str(tmp_path))
+    agent = torch.nn.Linear(1, 1)
+    r = rmf.Run(args, "nothing", {}, agent=agent)
+    good = {"eval/return_mean": 1.0, "eval/return_std": 0.0, "eval/episodes": 2}
+    r.log(10, 1, good)
+    before = snapshot(r.folder)
+    for row in ({"losses/qf_loss": float("nan")}, good | {"eval/return_mean": np.inf}):
+        with pytest.raises(FloatingPointError, match=f"{list(row)[0]} is not finite.*20, update 2"):
+            r.log(20, 2, row)
+    agent.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="weight is not finite"):
+        r.log(20, 2, good)
+    assert snapshot(r.folder) == before
 
 
 # --- EXTRAS ---------------------------------------------------------------------------------------
@@ -410,18 +488,19 @@ def printed(capsys):
 
 def test_evaluate_repeats_the_last_evaluation_and_changes_nothing(tiny_run, capsys):
     before = snapshot(tiny_run)
-    assert rmf.main(["--evaluate", str(tiny_run)]) == tiny_run
+    assert rmf.main([*TINY_RUN[:2], "--evaluate", str(tiny_run)]) == tiny_run
     said = printed(capsys)
     last = {k: v for k, v in read_metrics(tiny_run)[-1].items() if k.startswith("eval/") and v}
-    assert len(last) == 3
+    assert len(last) == 4
     assert {k: said[k] for k in last} == {k: f"{float(v):.4g}" for k, v in last.items()}
     mean, std = (float(last[f"eval/return_{x}"]) for x in ("mean", "std"))
-    assert said[str(tiny_run)] == f"held-out return {mean:.2f} +- {std:.2f}"
+    assert said[str(tiny_run)] == (f"held-out return {mean:.2f} +- {std:.2f} (100 episodes, "
+                                   f"standard error {std / 99**0.5:.2f})")
     assert snapshot(tiny_run) == before
 
 
 def test_evaluate_takes_another_seed_and_more_episodes(tiny_run, capsys):
-    rmf.main(["--evaluate", str(tiny_run), "--seed", "5", "--eval-episodes", "7"])
+    rmf.main([*TINY_RUN[:2], "--evaluate", str(tiny_run), "--seed", "5", "--eval-episodes", "7"])
     mean = float(printed(capsys)["eval/return_mean"])
     assert mean != pytest.approx(numbers(tiny_run, "eval/return_mean")[-1], rel=1e-3)
 
@@ -436,7 +515,7 @@ def test_evaluate_takes_another_environment_with_as_many_observations_and_action
     env = rmf.POMDP(args, 2, "heldout")
     agent = rmf.Agent(env.obs_dim, env.action_dim, args)
     load_checkpoint(tiny_run, "--evaluate", agent=agent)
-    expected = rmf.evaluate(env, agent, args)
+    expected = rmf.evaluate(env, agent, args, last=True)
     assert {k: said[k] for k in expected} == {k: f"{v:.4g}" for k, v in expected.items()}
     short = numbers(tiny_run, "eval/return_mean")[-1]
     assert expected["eval/return_mean"] < 5 * short < 0  # each step costs
@@ -451,7 +530,7 @@ def test_capture_video_writes_a_gif_with_a_picture_of_each_observation(start):
         gif.seek(gif.n_frames - 1)
     path.unlink()
     before = snapshot(folder)
-    rmf.main(["--evaluate", str(folder), "--capture-video"])
+    rmf.main([*TINY_RUN[:2], "--evaluate", str(folder), "--capture-video"])
     assert path.stat().st_size > 0
     path.unlink()
     assert snapshot(folder) == before  # it has written nothing else

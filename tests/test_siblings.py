@@ -12,6 +12,7 @@ from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,7 @@ TINY = {
           " --eval-interval 100 --eval-episodes 2 --num-steps 16 --num-minibatches 2"
           " --update-epochs 2 --inputs oar --rnn-size 8 --hidden-sizes 8 8"
           " --embeddings 4 2 8").split()}
+TINY_LANES = {sac: 2, td3: 2, pixels: 1, ppo: 2}
 each = {"ids": lambda x: getattr(x, "__name__", None)}
 every_script = pytest.mark.parametrize("script", SCRIPTS, **each)
 every_sibling = pytest.mark.parametrize("script", [td3, pixels, ppo], **each)  # SAC: test_run.py
@@ -292,6 +294,17 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(script, sta
     assert reproducible(start(script, "--seed", 2)) != first
 
 
+def assert_as_unbroken(script, folder, saved, unbroken):
+    """PPO's lanes are in the middle of episodes when it stops: it goes on with new ones. The others
+    repeat an unbroken run."""
+    rows = reproducible(folder)
+    if script is ppo:
+        assert rows[:saved] == unbroken[:saved] and len(rows) == len(unbroken)
+        assert float(rows[-1]["env_step"]) >= 320 and rows[-1]["eval/return_mean"]
+    else:
+        assert rows == unbroken
+
+
 @every_sibling
 def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(script, finished, tmp_path):
     unbroken = finished(script)
@@ -310,8 +323,9 @@ def test_a_killed_run_resumes_to_the_numbers_of_an_unbroken_one(script, finished
     process.wait()
     assert folder and process.returncode == -signal.SIGKILL
     assert reproducible(folder) != reproducible(unbroken)
-    script.main(["--resume", str(folder)])
-    assert reproducible(folder) == reproducible(unbroken)
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["n_rows"]
+    script.main([*TINY[script][:2], "--resume", str(folder)])
+    assert_as_unbroken(script, folder, saved, reproducible(unbroken))
 
 
 @every_script
@@ -327,30 +341,105 @@ def test_ctrl_c_ends_a_run_at_once_and_it_resumes_to_the_numbers_of_an_unbroken_
             signal.raise_signal(signal.SIGINT)
             raise AssertionError("the run goes on")
 
-    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(run.Run, "log", press_ctrl_c)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(KeyboardInterrupt) as ended:
         start(script)
-    signal.signal(signal.SIGINT, before)
+    sys.excepthook(ended.type, ended.value, ended.tb)
     monkeypatch.undo()
     folder = written[0]
-    assert ended.value.code == 130
-    assert capsys.readouterr().out.endswith(f"stopped; go on with --resume {folder}\n")
+    assert f"nothing is lost: go on with --resume {folder}" in capsys.readouterr().err
     n_rows = torch.load(folder / "checkpoint.pt", weights_only=True)["n_rows"]
     assert n_rows < len(read_metrics(folder)) < len(unbroken)  # some of it is played again
     assert (n_rows == 1) == (after == 0)
-    script.main(["--resume", str(folder)])
-    assert reproducible(folder) == unbroken
+    script.main([*TINY[script][:2], "--resume", str(folder)])
+    assert_as_unbroken(script, folder, n_rows, unbroken)
 
 
 @every_sibling
 def test_evaluate_prints_the_last_evaluation_again(script, finished, capsys):
     folder = finished(script)
     capsys.readouterr()
-    script.main(["--evaluate", str(folder)])
-    assert capsys.readouterr().out.splitlines()[-1].endswith(
-        f"held-out return {numbers(folder, 'eval/return_mean')[-1]:.2f} +- "
-        f"{numbers(folder, 'eval/return_std')[-1]:.2f}")
+    script.main([*TINY[script][:2], "--evaluate", str(folder)])
+    assert (f"held-out return {numbers(folder, 'eval/return_mean')[-1]:.2f} +- "
+            f"{numbers(folder, 'eval/return_std')[-1]:.2f} (100 episodes"
+            in capsys.readouterr().out.splitlines()[-1])
+
+
+@every_script
+def test_held_out_episodes_are_of_the_held_out_tasks_and_of_seeds_that_training_never_has(
+        script, start, monkeypatch):
+    seeds, reset = {"train": [], "heldout": []}, gym.vector.SyncVectorEnv.reset
+    make = envs.FlatLanes._make
+
+    def made(self, oracle, split):
+        vector_env, has_oracle = make(self, oracle, split)
+        vector_env.split = split
+        return vector_env, has_oracle
+
+    def recorded(self, *, seed=None, options=None):
+        seeds[self.split] += seed
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(envs.FlatLanes, "_make", made)
+    monkeypatch.setattr(gym.vector.SyncVectorEnv, "reset", recorded)
+    flags = ["--env-id", "CartPole-V-v0" if script is pixels else "toy_envs:PendulumShort-v0"]
+    folder = start(script, *flags)
+    n_evaluations = len(numbers(folder, "eval/return_mean"))
+    assert len(seeds["heldout"]) == 2 * (n_evaluations - 1) + 100  # two lanes; the last: 100
+    assert len(set(seeds["heldout"])) == 100 and len(seeds["train"]) >= 2
+    assert not set(seeds["heldout"]) & set(seeds["train"])
+    assert not set(seeds["heldout"]) & set(range(20_000))  # not near the seed of the run
+
+
+NOT_FINITE = [(s, what) for s in SCRIPTS for what in ("obs", "reward")]
+
+
+@pytest.mark.parametrize("script, what", NOT_FINITE, **each)
+def test_a_number_that_is_not_finite_stops_a_run_and_the_last_checkpoint_stays(
+        script, what, start, monkeypatch):
+    """Late in the run, in one lane."""
+    folders, step, log = [], gym.vector.SyncVectorEnv.step, run.Run.log
+
+    def spoilt(self, action):
+        obs, reward, *rest = step(self, action)
+        if folders and self.num_envs == TINY_LANES[script] and folders[-1] >= 200:
+            (obs if what == "obs" else reward)[-1] = np.nan
+        return obs, reward, *rest
+
+    def logged(self, env_step, n_updates, row):
+        log(self, env_step, n_updates, row)
+        folders.extend([self.folder] if not folders else [])
+        folders.append(env_step)
+
+    monkeypatch.setattr(gym.vector.SyncVectorEnv, "step", spoilt)
+    monkeypatch.setattr(run.Run, "log", logged)
+    flags = ["--env-id", "CartPole-V-v0", "--eval-interval", "50"] if script is pixels else []
+    place = f"--env-id .* is nan .*lane {TINY_LANES[script] - 1} of"
+    with pytest.raises(FloatingPointError, match=place):
+        start(script, *flags, "--eval-episodes", 5)
+    saved = torch.load(folders[0] / "checkpoint.pt", weights_only=True)
+    assert saved["env_step"] >= 100
+    assert all(x.isfinite().all() for x in saved["things"]["agent"].values())
+
+
+@every_script
+def test_networks_that_blow_up_stop_a_run_and_the_last_checkpoint_stays(script, start, monkeypatch):
+    saved, n, step = [], 0, torch.optim.Adam.step
+
+    def blown_up(self):
+        nonlocal n
+        step(self)
+        n += 1
+        if n >= 15:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    monkeypatch.setattr(run.Run, "_save", lambda self, seconds, save=run.Run._save: (
+        save(self, seconds), saved.append(self.folder)))
+    monkeypatch.setattr(torch.optim.Adam, "step", blown_up)
+    with pytest.raises(FloatingPointError, match="(losses|act|log_alpha).* is (nan|not finite)"):
+        start(script)
+    agent = torch.load(saved[-1] / "checkpoint.pt", weights_only=True)["things"]["agent"]
+    assert all(x.isfinite().all() for x in agent.values())
 
 
 @pytest.mark.parametrize("script", [sac, ppo], **each)

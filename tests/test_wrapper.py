@@ -8,7 +8,7 @@ import toy_envs  # noqa: F401  (registers the ids)
 
 import rmf_sac_gru as rmf
 
-SEED, N_STEPS = 10, [4, 5, 2, 3]  # lanes 10 to 13; the even ones terminate
+SEED, N_STEPS = 10, [4, 5, 2, 3]  # of lanes 10 to 13; the even ones terminate
 
 
 def nothing(obs, prev_action, prev_reward, h):
@@ -45,7 +45,7 @@ def test_lanes_of_different_length_keep_their_own_returns_and_lengths(make_env):
 def test_an_episode_keeps_its_true_last_observation_and_nothing_of_the_next_one(make_env):
     rows, *_ = rmf.play(make_env(), nothing, SEED)
     for i, n in enumerate(N_STEPS):
-        assert rows["obs"][: n + 1, i, 0].tolist() == [SEED + i] * (n + 1)  # lane
+        assert rows["obs"][: n + 1, i, 0].tolist() == [10 + i] * (n + 1)  # lane
         assert rows["obs"][: n + 1, i, 1].tolist() == [0] * (n + 1)  # episode
         assert rows["obs"][: n + 1, i, 2].tolist() == list(range(n + 1))  # t
 
@@ -64,7 +64,7 @@ def test_row_t_holds_the_action_and_the_reward_of_step_t_minus_1(make_env):
         np.testing.assert_array_equal(rows["prev_action"][: n + 1, i, 0], t / 64)
         np.testing.assert_array_equal(rows["obs"][: n + 1, i, 3], t / 64)  # what the env executed
         np.testing.assert_array_equal(
-            rows["prev_reward"][: n + 1, i], np.where(t == 0, 0, 10 * (SEED + i) + t))
+            rows["prev_reward"][: n + 1, i], np.where(t == 0, 0, 10 * (10 + i) + t))
 
 
 def test_the_policy_is_given_what_the_rows_hold_and_its_own_memory(make_env):
@@ -78,13 +78,20 @@ def test_the_policy_is_given_what_the_rows_hold_and_its_own_memory(make_env):
         assert h == (["h", t] if t else None)
 
 
+def test_who_needs_no_rows_keeps_none_but_the_first(make_env):
+    (rows, *rest), (first, *others) = (
+        rmf.play(make_env(), nothing, SEED, keep) for keep in (True, False))
+    assert (first == rows[:1]).all() and len(first) == 1
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(rest, others))
+
+
 def test_every_call_starts_without_a_past(make_env):
     env, act = make_env(), Recorder()
     rmf.play(env, nothing, SEED)
     rows, *_ = rmf.play(env, act, SEED + 4)
     assert act.given[0][3] is None
     assert not rows["prev_action"][0].any() and not rows["prev_reward"][0].any()
-    assert rows["obs"][0, :, :3].tolist() == [[SEED + 4 + i, 0, 0] for i in range(4)]
+    assert rows["obs"][0, :, :3].tolist() == [[10 + i, 0, 0] for i in range(4)]
 
 
 def test_the_limit_of_an_id_truncates(make_env):
@@ -129,20 +136,51 @@ def test_an_endless_episode_is_refused_and_ends_where_its_id_has_a_limit(make_en
 # --- EVALUATION -----------------------------------------------------------------------------------
 
 
-def test_an_evaluation_is_of_the_held_out_lanes_and_of_their_first_episodes(make_args, make_env):
-    n = 40  # lanes 10000 to 10039 have 2, 3, 4, 5, 2, ... steps
+def test_an_evaluation_is_of_the_first_episode_of_each_lane(make_args, make_env):
+    n = 40  # lanes 10 to 49 have 4, 5, 2, 3, 4, ... steps
     args = make_args(env_id="ClockSuccess-v0", seed=0)
     env = rmf.POMDP(args, n)
     agent = rmf.Agent(env.obs_dim, env.action_dim, args)
     row = rmf.evaluate(env, agent, args)
     returns = np.array([sum(10 * lane + t for t in range(1, 3 + lane % 4))
-                        for lane in range(10_000, 10_000 + n)])
+                        for lane in range(10, 10 + n)])
     assert row["eval/return_mean"] == pytest.approx(returns.mean())
     assert row["eval/return_std"] == pytest.approx(returns.std())
     assert row["eval/return_worst10"] == pytest.approx(np.sort(returns)[:4].mean())
     assert row["eval/success_rate"] == 0.75  # in step 3, which a quarter of them does not reach
-    assert rmf.evaluate(rmf.POMDP(args, n), agent, dataclasses.replace(args, seed=4)) != row
+    assert row["eval/episodes"] == 40
     assert "eval/success_rate" not in rmf.evaluate(make_env(n), agent, args)
+
+
+@pytest.mark.parametrize("n, played", [(3, 102), (40, 120), (100, 100), (101, 101)])
+def test_the_last_evaluation_has_100_episodes_or_more_and_each_is_another_one(n, played, make_args):
+    args = make_args(env_id="Clock-v0")
+    env = rmf.POMDP(args, n)
+    row = rmf.evaluate(env, rmf.Agent(env.obs_dim, env.action_dim, args), args, last=True)
+    returns = [sum(10 * lane + t for t in range(1, 3 + lane % 4))
+               for lane in range(10, 10 + played)]
+    assert row["eval/episodes"] == played
+    assert row["eval/return_mean"] == pytest.approx(np.mean(returns))
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_the_last_evaluation_in_wind_is_of_its_20_winds_each_once(n, make_args, monkeypatch):
+    args, winds = make_args(env_id="Wind-v0"), []
+    env = rmf.POMDP(args, n, "heldout")
+    reset = env.lanes.envs.reset
+    monkeypatch.setattr(env.lanes.envs, "reset", lambda **seed: (
+        out := reset(**seed), winds.extend(map(tuple, out[1]["task"])))[0])
+    agent = rmf.Agent(env.obs_dim, env.action_dim, args)
+    assert rmf.evaluate(env, agent, args, last=True)["eval/episodes"] == len(winds) == 20
+    assert set(winds) == set(map(tuple, env.lanes.envs.lanes.tasks["heldout"]))
+
+
+def test_another_seed_is_evaluated_on_other_episodes(make_args):
+    args = make_args(env_id="PendulumShort-v0")
+    env = rmf.POMDP(args, 3)
+    agent = rmf.Agent(env.obs_dim, env.action_dim, args)
+    one, other = (rmf.evaluate(env, agent, dataclasses.replace(args, seed=s)) for s in (1, 2))
+    assert one["eval/return_mean"] != other["eval/return_mean"]
 
 
 def test_evaluation_does_not_depend_on_what_training_has_drawn(make_args):

@@ -7,8 +7,9 @@ import numpy as np
 class ClockEnv(gym.Env):
     """Observation (lane, episode, t, executed action...), reward 10 * lane + t, for t = 1, 2, ...
 
-    Lane is the seed of the first reset. An episode of lane i has 2 + i % 4 steps; in even lanes the
-    last one terminates, in odd lanes it is truncated.
+    Lanes are numbered 10, 11, ..., as the last digits of the seed of the first reset count them. An
+    episode of lane i has 2 + i % 4 steps; in even lanes the last one terminates, in odd lanes it is
+    truncated.
 
     Args:
         oracle: append a last entry, 7, that is hidden otherwise.
@@ -35,7 +36,7 @@ class ClockEnv(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if seed is not None:
-            self.lane, self.episode = seed, -1
+            self.lane, self.episode = 10 + seed % 1000, -1
         self.episode, self.t = self.episode + 1, 0
         return self._see(np.zeros(self.action_space.shape)), {}
 
@@ -50,6 +51,25 @@ class ClockEnv(gym.Env):
             info["is_success"] = self.number(self.t == self.success_at or self.episode > 0)
         terminated = ended and self.lane % 2 == 0
         return self._see(action), 10.0 * self.lane + self.t, terminated, ended != terminated, info
+
+
+class LotteryEnv(gym.Env):
+    """One step. Action 0, or one below 0, pays 1; action 1, or one above 0, pays 10 in one of 20
+    episodes. So the first is worth 1 and the second 0.5."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, discrete=False):
+        self.action_space = gym.spaces.Discrete(2) if discrete else gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        gamble = np.ravel(action)[0] > 0
+        reward = 10.0 * (self.np_random.random() < 0.05) if gamble else 1.0
+        return np.zeros(1, np.float32), reward, True, False, {}
 
 
 class BlankEnv(ClockEnv):
@@ -103,6 +123,8 @@ IDS = {
     "ClockUneven-v0": (ClockEnv, {"low": (-1, -1), "high": (0.7, 0.7)}),  # rounds to 0.70000005
     "ClockDouble-v0": (ClockEnv, {"low": (-0.1, -3), "high": (0.1, 1), "dtype": np.float64}),
     "ClockSplit-v0": (ClockEnv, {"split": 0.8}),
+    "Lottery-v0": (LotteryEnv, {}),
+    "LotteryDiscrete-v0": (LotteryEnv, {"discrete": True}),
     "Blank-v0": (BlankEnv, {}),
     "Image-v0": (RefusedEnv, {"obs_space": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
                               "action_space": VECTOR}),
