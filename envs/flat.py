@@ -6,6 +6,7 @@ What cannot be made into that is refused in one line, before a run has begun.
 import importlib
 import os
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -171,7 +172,7 @@ class FlatLanes:
         seeds = [int(word) % 2_000_000 * 1000 + (first + lane) % 1000
                  for lane, word in enumerate(words)]
         singles = isinstance(self.envs, gym.vector.SyncVectorEnv)
-        self.frames, self.age = [], np.zeros(self.n, int)
+        self.frames, self.age, self.last_word = [], np.zeros(self.n, int), time.monotonic()
         return self._flat(self.envs.reset(seed=seeds if singles else seeds[0])[0])
 
     def step(self, action):
@@ -188,8 +189,9 @@ class FlatLanes:
             action = action.reshape(self.n, *self.action_space.shape)
         obs, reward, terminated, truncated, info = self.envs.step(action)
         self.age = np.where(terminated | truncated, 0, self.age + 1)
-        if self.age.max() == 10_000:
-            print(f"{self.env_id}: an episode has lasted for 10,000 steps; is there a limit?")
+        if time.monotonic() - self.last_word > (10 if sys.stdout.isatty() else 60):
+            print(f"{self.env_id}: at step {self.age.max():,} in {self.n} lanes", flush=True)
+            self.last_word = time.monotonic()
         if self.age.max() > 100_000:
             self._refuse("an episode did not end within 100,000 steps; register the id with a "
                          "limit, max_episode_steps")

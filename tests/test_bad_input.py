@@ -86,6 +86,14 @@ def test_a_runs_dir_that_cannot_be_made_is_named(tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+def test_tracking_online_without_a_key_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    message = refused([*TINY_RUN, "--track", "--runs-dir", str(tmp_path)])
+    assert message.startswith("error: --track: ") and "WANDB_MODE" in message
+
+
 def test_a_run_that_ends_without_an_update_says_so(tmp_path, no_pictures):
     """Rounds are whole episodes, 2 x 10 steps here: 39 random steps are 40."""
     message = refused([*TINY_RUN, "--learning-starts", "39", "--total-timesteps", "40",

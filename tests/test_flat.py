@@ -99,6 +99,17 @@ def test_more_held_out_episodes_than_there_are_is_said(capsys):
     assert "100 held-out episodes, but only 20" in capsys.readouterr().out and env.n_heldout == 20
 
 
+def test_a_long_episode_says_that_it_goes_on(monkeypatch, capsys):
+    clock = iter(range(0, 10**6, 25))  # seconds
+    monkeypatch.setattr("envs.flat.time.monotonic", lambda: next(clock))
+    env = lanes("ClockLimited-v0", 2)
+    env.reset(SEED)
+    for _ in range(8):
+        env.step(np.zeros((2, 2)))
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"ClockLimited-v0: at step {t} in 2 lanes" for t in (3, 6)]
+
+
 # --- ACTIONS --------------------------------------------------------------------------------------
 
 
@@ -193,6 +204,7 @@ def test_pictures_of_bytes_stay_bytes_flat_and_channels_first(env_id, shape, fir
     obs, *_ = env.step(np.eye(3)[[0, 0]])
     assert obs.dtype == np.uint8 and env.obs_shape == shape and env.is_picture
     assert obs.shape == (2, env.obs_dim) == (2, np.prod(shape))
+    assert env.seen == "sees " + "x".join(map(str, shape))
     channels = obs.reshape(2, *shape)
     assert (channels == np.array(first_of_each_channel)[:, None, None]).all()
 
@@ -301,6 +313,33 @@ REFUSED = {  # what is asked for -> what the message has to name
     ("Dict-v0", "Box Discrete pictures"): ["Dict", "two or three"],
     ("PictureTiny-v0", "Discrete pictures"): ["(3, 9, 2)", "3 x 3"],
 }
+
+
+class OneSimulator(toy_envs.ClockEnv):
+    made = 0
+
+    def __init__(self):
+        OneSimulator.made += 1
+        if OneSimulator.made > 1:
+            raise RuntimeError("there is only\none simulator")
+        super().__init__()
+
+
+def its_own_lanes(num_envs):  # knows no render_mode
+    return gym.vector.SyncVectorEnv([toy_envs.ClockEnv] * num_envs)
+
+
+gym.register("OneSimulator-v0", OneSimulator)
+gym.register("OnlyLanes-v0", vector_entry_point=its_own_lanes)
+
+
+def test_what_an_ids_own_constructor_says_is_told_in_one_line():
+    with pytest.raises(UnusableEnv, match="OneSimulator-v0: cannot be made into 2 lanes "
+                                          ".RuntimeError: there is only one simulator"):
+        lanes("OneSimulator-v0", 2)
+    assert lanes("OnlyLanes-v0", 2).reset(SEED).shape == (2, 5)
+    with pytest.raises(UnusableEnv, match="--capture-video: .*OnlyLanes.*TypeError.*render_mode"):
+        lanes("OnlyLanes-v0", 1, film=True)
 
 
 @pytest.mark.parametrize("asked", REFUSED, ids=" ".join)

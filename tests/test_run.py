@@ -356,11 +356,12 @@ def test_a_run_may_be_killed_again_and_in_the_middle_of_a_row(stop, tmp_path, ti
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)["env_step"]
     assert 0 < saved < numbers(folder, "env_step")[-1]  # rows came after the checkpoint
     with (folder / "metrics.csv").open("a") as file:
-        file.write("180,1.2")  # no end of line
+        file.write("180,1.2\0\0\0\0")  # no end of line, and what a power cut may leave
     status, _ = stop([*TINY_RUN[:2], "--resume", folder], ("rmf", "update", 15), signal.SIGKILL)
     assert status == -signal.SIGKILL
     rmf.main([*TINY_RUN[:2], "--resume", str(folder)])
     assert_equal_runs(folder, tiny_run)
+    assert b"\0" not in (folder / "metrics.csv").read_bytes()
     with Image.open(folder / "learning_curve.png") as picture:
         picture.verify()
 
