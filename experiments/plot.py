@@ -34,8 +34,8 @@ SPEAK_FOR_THEMSELVES = {"policy", "script", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "capture_video", "cuda",
                 "eval_interval"}
-EVALUATION = ("env_step", "charts/updates", "eval/return_mean", "eval/return_std",
-              "eval/success_rate", "eval/episodes", "seconds", "git")  # columns of --table and --curves
+EVALUATION = ("env_step", "charts/updates", "eval/return_mean", "eval/return_std", "eval/episodes",
+              "eval/success_rate", "seconds", "git")  # columns of --table and --curves
 
 
 def curve(rows, column):
