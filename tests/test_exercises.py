@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shutil
@@ -57,13 +58,17 @@ ANSWERS = {
 WRONG = [
     ("test_time", [*ANSWERS["test_time"][1][:1], *ANSWERS["test_time"][1][2:],  # never set to 0
                    ("        oracle = args", "        self.t = 0\n        oracle = args")]),
+    ("test_time", [(a, b.replace("self.t = 0", "self.t = 1")) for a, b in ANSWERS["test_time"][1]]),
+    ("test_time", [(a, b.replace(" / 100", "")) for a, b in ANSWERS["test_time"][1]]),
     ("test_actor_only", [  # the actor gets nothing, either
         ("    h = actor.encoder(*perceived)[0] if", "    c = c.detach()\n"
          "    h = actor.encoder(*perceived)[0] if")]),
     ("test_actor_only", [  # the actor's loss trains the critic as well
         *ANSWERS["test_actor_only"][1],
         ("backward(inputs=None if published else list(actor.parameters()))", "backward()")]),
+    ("test_actor_only", ANSWERS["test_actor_only"][1][1:]),  # the flag refuses the word
     ("test_unclipped", [("torch.minimum(ratio * a", "torch.maximum(ratio * a")]),
+    ("test_unclipped", [(ANSWERS["test_unclipped"][1][0][0], "log_ratio * a[:, lanes]")]),
     ("test_unclipped", [("torch.minimum(ratio * a[:, lanes], clipped * a[:, lanes])",
                          "clipped * a[:, lanes]")]),
     ("test_burn_in", [("(t[:-1] < n).astype", "(t[:-1] >= start + 5).astype")]),  # padding counts
@@ -71,9 +76,22 @@ WRONG = [
         ("(t[:-1] < n).astype", "((t[:-1] < n) & (t[:-1] >= start + 5)).astype")]),
     ("test_burn_in", [("(t[:-1] < n).astype", "((t[:-1] < n) & (t[:-1] >= 5)).astype")]),
     ("test_no_shortcut", [("self.head(h, F.relu", "self.head(0 * h, F.relu")]),
+    ("test_no_shortcut", [  # its gradient is cut, not what it tells
+        ("self.head(h, F.relu(self.embed(obs)))",
+         "self.head(h, F.relu(self.embed(obs)).detach())")]),
+    ("test_no_shortcut", [  # the critic's
+        ("x = F.relu(self.embed(torch.cat([obs, action], -1)))",
+         "x = 0 * F.relu(self.embed(torch.cat([obs, action], -1)))")]),
     ("test_markov_critic", [
         *ANSWERS["test_markov_critic"][1][:1],
         ('"markov-actor": (0, 1)}', '"markov-actor": (0, 1), "markov-critic": (0, 1)}')]),
+    ("test_markov_critic", [  # both remember
+        *ANSWERS["test_markov_critic"][1][:1],
+        ('"markov-actor": (0, 1)}', '"markov-actor": (0, 1), "markov-critic": (1, 1)}')]),
+    ("test_markov_critic", ANSWERS["test_markov_critic"][1][1:]),  # the flag refuses the word
+    ("test_n_step", [(a, b.replace("range(3)", "range(2)")) for a, b in ANSWERS["test_n_step"][1]]),
+    ("test_n_step", [(  # adds up what comes after a terminal step
+        a, b.replace(" * (1 - batch.terminal)", "")) for a, b in ANSWERS["test_n_step"][1]]),
     ("test_n_step", [(  # bootstraps behind the end
         ANSWERS["test_n_step"][1][0][0],
         ANSWERS["test_n_step"][1][0][1].replace("torch.where(last.bool(), next_value, following)",
@@ -136,6 +154,51 @@ def test_a_nearly_right_answer_does_not(name, changes, tmp_path, monkeypatch):
     script = changed_script(name, changes, tmp_path)
     with pytest.raises(AssertionError):
         run_check(name, script, monkeypatch)
+
+
+def test_each_check_knows_three_wrong_answers():
+    assert {name: sum(name == n for n, _ in WRONG) >= 3 for name in ANSWERS} == dict.fromkeys(
+        ANSWERS, True)
+
+
+def grade(folder, *flags):
+    return subprocess.run([sys.executable, ROOT / "docs/exercises/grade.py", folder, *flags],
+                          cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_a_folder_of_solutions_is_graded(tmp_path):
+    """One is right, one wrong, one no Python, one named like no exercise, and four are missing."""
+    changes = {"burn_in": ANSWERS["test_burn_in"], "unclipped": ("ppo_gru_baseline.py", [])}
+    for name, (script, answer) in changes.items():
+        text = (ROOT / script).read_text()
+        for old, new in answer:
+            text = text.replace(old, new)
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "n_step.py").write_text("def update(:")
+    (tmp_path / "burn_out.py").write_text("")
+    result = grade(tmp_path, "--json", "grades.json")
+    assert result.returncode == 1, result.stderr
+    grades = json.loads((tmp_path / "grades.json").read_text())
+    assert {name: g["result"] for name, g in grades.items()} == {
+        "time": "missing", "actor_only": "missing", "unclipped": "wrong", "burn_in": "right",
+        "no_shortcut": "missing", "markov_critic": "missing", "n_step": "wrong"}
+    assert "SyntaxError" in grades["n_step"]["why"] and grades["unclipped"]["why"]
+    assert "burn_out.py: no exercise is called so" in result.stdout
+    lines = result.stdout.splitlines()
+    assert len([x for x in lines if "missing" in x]) == 4 and lines[-1].startswith("1 of 7")
+
+
+def test_all_right_is_status_0_and_a_wrong_folder_is_said(tmp_path):
+    for name, (script, answer) in ANSWERS.items():
+        text = (ROOT / script).read_text()
+        for old, new in answer:
+            text = text.replace(old, new)
+        (tmp_path / f"{name.removeprefix('test_')}.py").write_text(text)
+    result = grade(tmp_path)
+    assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("7 of 7")
+    (tmp_path / "empty").mkdir()
+    result = grade(tmp_path / "empty")
+    assert result.returncode == 2 and result.stderr.startswith("error: ")
 
 
 def test_every_exercise_has_an_answer_and_a_lesson():

@@ -2,6 +2,16 @@
 
 import torch
 
+from run import parse_args
+
+
+def test_the_flag_takes_the_word(script):
+    try:
+        args = parse_args(script.Args, "rmf_sac_gru", ["--shared-encoder", "actor-only"])
+    except SystemExit as refused:
+        raise AssertionError("--shared-encoder actor-only is refused: see `Args`") from refused
+    assert args.shared_encoder == "actor-only"
+
 
 def agent_and_batch(script, **fields):
     args = script.Args(rnn_size=8, hidden_sizes=(8, 8), shared_encoder="actor-only", **fields)

@@ -9,7 +9,10 @@ FLAGS = ("--env-id DelayedCatch5-v0 --policy markov-critic --num-envs 2 --rnn-si
 
 
 def make_agent(script):
-    args = script.parse_args(script.Args, "rmf_sac_discrete_pixels", FLAGS)
+    try:
+        args = script.parse_args(script.Args, "rmf_sac_discrete_pixels", FLAGS)
+    except SystemExit as refused:
+        raise AssertionError("--policy markov-critic is refused: see `Args`") from refused
     env = script.POMDP(args, args.num_envs)
     torch.manual_seed(0)
     return args, env, script.Agent(env, args)
