@@ -289,8 +289,9 @@ def update(agent, optimizer, segment, args, rng):
     target = a + segment.value[:-1]
     mean = masked_mean(a, mask)
     a = (a - mean) / (masked_mean((a - mean) ** 2, mask).sqrt() + 1e-8)
-    for _ in range(args.update_epochs):
-        for lanes in np.array_split(rng.permutation(args.num_envs), args.num_minibatches):
+    for epoch in range(args.update_epochs):
+        parts = np.array_split(rng.permutation(args.num_envs), args.num_minibatches)
+        for part, lanes in enumerate(parts):
             rows, m = [x[:-1, lanes] for x in segment[:4]], mask[:, lanes]  # (T, n, ...)
             policy, value, _ = agent(*rows, [of_lanes(h, lanes) for h in segment.h])
             log_ratio = policy.log_prob(segment.action[:, lanes]) - segment.log_prob[:, lanes]
@@ -310,6 +311,8 @@ def update(agent, optimizer, segment, args, rng):
                 "losses/clipfrac": masked_mean((ratio != clipped).float(), m),
                 "grads/actor_rnn": grad_norm(agent.actor.encoder),
                 "grads/critic_rnn": grad_norm(agent.critic.encoder)}
+            if epoch == part == 0:  # before any step each ratio is 1, or learning is not acting
+                scalars["losses/first_ratio"] = masked_mean((ratio - 1).abs(), m)
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             yield {name: x.detach() for name, x in scalars.items()}

@@ -16,7 +16,7 @@ Shapes, time first: T steps of a window, B windows, O observation, A action, H m
 Ni, Eysenbach, Salakhutdinov: Recurrent Model-Free RL Can Be a Strong Baseline for Many POMDPs
 (ICML 2022). --paper runs their recipe. What differs from their code is marked DEVIATION: one
 forward per network and update; lambda-returns; rewarded windows in each batch; short windows at
-a fall; random actions over the whole range; a cost of actions near the ends of tanh.
+a fall; random actions over the whole range; a cost of the ends of tanh; noise that falls.
 In a minute: the memory is `Encoder`, the target `td_targets`, one gradient step `update`, the whole
 course of things `train`. `# TRY:` marks lines that are good to change. More: docs/rmf_td3_lstm.md.
 """
@@ -81,7 +81,7 @@ class Args(RunArgs):  # and the flags of a run, run.py. Defaults for bodies; pre
     anneal_lr: Share = 0.5
     """last share of the learning, 0 to 1, in which the learning rate falls to 0; 0: constant"""
     exploration_noise: Amount = 0.1
-    """standard deviation of the noise on the actions played, which span -1 to 1"""
+    """standard deviation of the noise on the actions played; falls to 0 (with --paper it stays)"""
     policy_noise: Amount = 0.2
     """standard deviation of the noise on the target actor's actions; it is cut at -0.5 and 0.5"""
     policy_frequency: Count = 1
@@ -263,8 +263,7 @@ def update(agent, optimizer, batch, args, train_actor):
     # TRAP: "published" sharing lets this loss train the critic, too: Q rises without bound.
     c = c if published else c.detach()
     q_policy = torch.minimum(*critic(c[:-1], batch.obs[:-1], action))  # (T, B) TRY: the first alone
-    # TRAP: tanh has no slope far out. A young critic's errors push the actions there at once, and
-    # a deterministic actor hardly comes back. DEVIATION: the authors have no such term.
+    # TRAP: tanh is flat far out, and a young critic pushes the actions there. DEVIATION: u's cost.
     actor_loss = masked_mean(args.saturation_cost * (u**2).mean(-1) - q_policy, mask)  # Eq. (4)
 
     # Gradients: each loss reaches only the parameters that it is meant to train.
@@ -447,6 +446,7 @@ def train(args):
         left = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * min(1, left / args.anneal_lr if args.anneal_lr else 1)
+        agent.exploration_noise = args.exploration_noise * (1 if args.paper else min(1, left))
         # Every lane plays an episode.
         act = agent.act if env_step >= args.learning_starts else random_action
         rows, n_steps, returns, _ = play(env, act, int(rng.integers(2**31)))

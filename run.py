@@ -124,8 +124,8 @@ def parse_args(Args, presets, argv=None):
     argv = sys.argv[1:] if argv is None else argv
 
     def parse(default):
-        return tyro.cli(Args, args=argv, default=default,
-                        description=sys.modules[Args.__module__].__doc__)
+        doc = (sys.modules[Args.__module__].__doc__ or "").split("\n\nThe agent")[0]
+        return tyro.cli(Args, args=argv, default=default, description=doc)
 
     # First the flags of the run alone, and no --help: it shows the defaults of the environment.
     words = [word for word in argv if word not in ("-h", "--help")]
@@ -381,6 +381,7 @@ class Run:
         for name, value in row.items():
             if name.startswith("eval/"):
                 print(f"{name}: {value:.4g}")
+        print(f"next: --policy markov; --evaluate {self.folder} --capture-video; docs/lessons.md")
         mean, std, n = (row[f"eval/{x}"] for x in ("return_mean", "return_std", "episodes"))
         print(f"{self.folder}: held-out return {mean:.2f} +- {std:.2f} ({n} episodes, standard "
               f"error {std / max(n - 1, 1) ** 0.5:.2f})")

@@ -235,6 +235,19 @@ def test_a2c_is_ppo_with_one_epoch_and_one_minibatch(lanes):
         torch.testing.assert_close(ours, book.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_the_first_ratio_is_that_of_the_policy_that_has_acted(lanes):
+    play, agent, args = lanes(update_epochs=2, num_minibatches=2)
+    play.play(agent)
+    segment, _ = play.play(agent)  # starts in the middle of episodes
+    optimizer = torch.optim.SGD(agent.parameters(), 0.1)
+    first, *later = ppo.update(agent, optimizer, segment, args, np.random.default_rng(0))
+    assert first["losses/first_ratio"] < 1e-5
+    assert len(later) == 3 and not any("losses/first_ratio" in scalars for scalars in later)
+    wrong = segment._replace(h=(None, None))
+    first, *_ = ppo.update(agent, optimizer, wrong, args, np.random.default_rng(0))
+    assert first["losses/first_ratio"] > 1e-3
+
+
 def test_what_is_no_step_changes_no_gradient(lanes):
     play, agent, args = lanes(update_epochs=1)
     segment, _ = play.play(agent)

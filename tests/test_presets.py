@@ -66,7 +66,7 @@ NAMES = ("total_timesteps", "gamma", "td_lambda", "hidden_sizes", "learning_star
          "updates_per_step", "tau", "inputs")
 # Family -> the values of these fields; where SAC and TD3 differ, both.
 OURS = {
-    "Wind": (187_500, 0.95, {sac: 0.5, td3: 0.7}, (64, 64), 75_000, {sac: 1 / 30, td3: 1 / 25},
+    "Wind": (187_500, 0.95, {sac: 0.5, td3: 0.7}, (64, 64), 75_000, {sac: 1 / 30, td3: 1 / 20},
              0.02, "oa"),
     "SemiCircle": (432_000, 0.95, {sac: 0.5, td3: 0}, (64, 64), 48_000, 0.025, 0.02, "or"),
     "Pendulum": (30_000, 0.95, 0, (64, 64), 2_000, 0.4, 0.02, "oar"),

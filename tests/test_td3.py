@@ -1,11 +1,13 @@
 """What is true of TD3's own losses and update; the rest is rmf_sac_gru.py's, text for text."""
 
+import numpy as np
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
 from conftest import SMALL, TINY_RUN
 
 import rmf_td3_lstm as td3
+from run import parse_args
 
 SHARED = ["separate", "published", "published-clipped", "critic-frozen", "critic-only"]
 every_sharing = pytest.mark.parametrize("shared", SHARED)
@@ -222,6 +224,23 @@ def test_garbage_in_padded_steps_changes_no_loss_and_no_gradient(make_batch):
                       clean.terminal, clean.mask)
     results = [one_update(make_agent(args), batch, args) for batch in (clean, dirty)]
     torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_the_noise_of_exploration_falls_to_0_but_not_in_the_papers_recipe(
+        paper, tmp_path, no_pictures, monkeypatch):
+    argv = [*TINY_RUN, "--exploration-noise", "0.4", "--runs-dir", str(tmp_path)]
+    args = parse_args(td3.Args, "rmf_td3_lstm", argv)
+    args.paper, seen, act = paper, [], td3.Agent.act
+
+    def watched(agent, *inputs, deterministic=False):
+        seen.extend([] if deterministic else [agent.exploration_noise])
+        return act(agent, *inputs, deterministic=deterministic)
+
+    monkeypatch.setattr(td3.Agent, "act", watched)
+    td3.train(args)  # 40 steps of 320 are random, then rounds of 20, 10 calls in each
+    left = [(320 - step) / 280 for step in range(40, 320, 20)]
+    assert seen == pytest.approx(np.repeat([0.4 * (1 if paper else x) for x in left], 10))
 
 
 def test_exploration_adds_noise_within_the_bounds():
