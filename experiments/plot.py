@@ -4,15 +4,17 @@
     python experiments/plot.py picture.png --by shared_encoder runs/Pendulum-V-v0__*
     python experiments/plot.py picture.png --by script,update_epochs --table table.csv runs/*
     python experiments/plot.py picture.png --columns eval/return_mean,grads/critic_rnn runs/*
+    python experiments/plot.py picture.png --by script --minutes runs/*
     python experiments/plot.py picture.png experiments/results/curves/td_lambda.csv
 
-Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest
-to the highest as a band. `--by` names what tells groups apart: arguments (of config.json), or
-`script`; runs that differ in anything else are refused. The legend leaves out what most runs of
-the picture have in common, and says how many seeds there are. Prints the last values, one row per
-group. `--table` writes the last evaluation of each run, `--curves` all of them; such a file can
-stand in place of the folders it was made from (only for eval/ columns, grouped as it is), or
-beside others. Folders without a checkpoint are passed over.
+Runs that differ only in the seed form a line: the mean over seeds, and the range from the lowest to
+the highest as a band; grey is where no run of a panel has learnt yet. `--by` names what tells
+groups apart: arguments (of config.json), or `script`; runs that differ in anything else are
+refused. The legend leaves out what most runs of the picture have in common, and says how many seeds
+there are. Prints the last values, one row per group. `--table` writes the last evaluation of each
+run, `--curves` all of them; such a file can stand in place of the folders it was made from (only
+for eval/ columns, grouped as it is), or beside others. Folders without a checkpoint are passed
+over.
 """
 
 import argparse
@@ -30,6 +32,18 @@ from matplotlib.ticker import EngFormatter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
 
+WORDS = {  # on an axis
+    "eval/return_mean": "held-out return", "eval/success_rate": "share of successes",
+    "grads/actor_rnn": "gradient norm of the actor's memory",
+    "grads/critic_rnn": "gradient norm of the critic's memory",
+    "losses/q_policy": "Q at the policy's actions", "losses/q_data": "Q at the actions played",
+    "losses/entropy": "entropy of the policy, nats", "losses/alpha": "temperature"}
+AGENTS = {"recurrent": "with memory", "markov": "without memory", "oracle": "told what is hidden",
+          "markov-actor": "memory in the critic alone", "rmf_sac_gru": "SAC-GRU",
+          "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
+          "rmf_sac_discrete_pixels": "discrete SAC-LSTM"}
+COLOURS = {"recurrent": "C0", "markov": "C1", "oracle": "C2", "markov-actor": "C4",
+           "rmf_sac_gru": "C0", "rmf_td3_lstm": "C3", "ppo_gru_baseline": "C5"}  # in all pictures
 SPEAK_FOR_THEMSELVES = {"policy", "script", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "capture_video", "cuda",
@@ -39,9 +53,9 @@ EVALUATION = ("env_step", "charts/updates", "eval/return_mean", "eval/return_std
 
 
 def curve(rows, column):
-    """-> env steps and values, (2, n), of the rows that hold a number in that column."""
-    return np.array([(float(row["env_step"]), float(row[column])) for row in rows
-                     if row.get(column)]).reshape(-1, 2).T
+    """-> env steps, minutes and values, (3, n), of the rows that hold a number in that column."""
+    return np.array([(float(row["env_step"]), float(row["seconds"]) / 60, float(row[column]))
+                     for row in rows if row.get(column)]).reshape(-1, 3).T
 
 
 def load_run(folder, columns):
@@ -84,6 +98,8 @@ def main():
     parser.add_argument("--columns", type=lambda text: text.split(","),
                         default=["eval/return_mean"],
                         help="columns a,b,c of metrics.csv: a row of panels for each")
+    parser.add_argument("--minutes", action="store_true",
+                        help="below each panel the same against minutes")
     options = parser.parse_args()
 
     runs, recipes = {}, {}  # (env id, label, seed) -> curve of each column, its evaluations
@@ -118,11 +134,16 @@ def main():
                 writer.writeheader()
                 writer.writerows(rows)
     groups = defaultdict(lambda: defaultdict(list))  # env id -> label -> list of (seed, curves)
-    for (env_id, label, seed), (curves, _) in runs.items():
+    warm_up = defaultdict(list)  # env id -> the last step without an update, of each run
+    for (env_id, label, seed), (curves, rows) in runs.items():
         groups[env_id][label].append((seed, curves))
+        warm_up[env_id].append(max([float(row["env_step"]) for row in rows
+                                    if not float(row["charts/updates"])], default=0))
 
     # A row of panels for each column; of a single column or environment, rows of at most four.
-    size = (len(options.columns), len(groups))
+    panel_rows = [(i, column, minutes) for i, column in enumerate(options.columns)
+                  for minutes in (False, *[True] * options.minutes)]
+    size = (len(panel_rows), len(groups))
     shape = size if min(size) > 1 else (-(-max(size) // 4), min(max(size), 4))
     figure = Figure(figsize=(5.2 * shape[1], 3.8 * shape[0]), layout="constrained")
     panels = figure.subplots(*shape, squeeze=False).flatten()
@@ -130,13 +151,25 @@ def main():
         axes.remove()  # left over in the last row
     panels = panels[: size[0] * size[1]].reshape(size)
     labels = {label for lines in groups.values() for label in lines}
-    colour = {label: f"C{i}" for i, label in enumerate(sorted(labels, key=in_order))}
+    colour = {label: COLOURS[label] for label in labels & COLOURS.keys()}
+    free = [c for c in (f"C{i}" for i in range(10)) if c not in colour.values()]
+    for i, label in enumerate(sorted(labels - COLOURS.keys(), key=in_order)):
+        colour[label] = free[i % len(free)]
     short = shorten([label for _, label, _ in runs])
-    for row, column in enumerate(options.columns):
-        for axes, (env_id, lines) in zip(panels[row], groups.items()):
-            draw(axes, env_id, lines, row, column, colour, short)
+    for panel_row, (row, column, minutes) in zip(panels, panel_rows):
+        for axes, (env_id, lines) in zip(panel_row, groups.items()):
+            draw(axes, env_id, lines, row, column, colour, short, minutes)
+            if not minutes:
+                axes.axvspan(0, min(warm_up[env_id]), color="0.93", lw=0, zorder=0)
             if column.startswith("grads/"):
                 axes.set_yscale("log")
+    lines, names = [], []
+    for axes in panels[0]:  # one legend for all panels, where it hides nothing
+        for line, name in zip(*axes.get_legend_handles_labels()):
+            if name not in names:
+                lines.append(line)
+                names.append(name)
+    figure.legend(lines, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=9)
     figure.savefig(options.picture, dpi=110)
 
 
@@ -151,20 +184,25 @@ def shorten(label_of_runs):
     short = {label: ", ".join(part for part in label.split(", ")
                               if " " not in part or count[part] <= most)
              for label in label_of_runs}
-    return {label: name or label for label, name in short.items()}
+    return {label: ", ".join(AGENTS.get(part, part) for part in (name or label).split(", "))
+            for label, name in short.items()}
 
 
-def draw(axes, env_id, lines, row, column, colour, short):
-    """One panel: the curves number `row` of all groups of an environment."""
+def draw(axes, env_id, lines, row, column, colour, short, minutes):
+    """One panel: the curves number `row` of all groups of an environment, against env steps or
+    against minutes."""
     for label, runs in sorted(lines.items(), key=lambda line: in_order(line[0])):
-        runs = [(seed, *curves[row]) for seed, curves in sorted(runs, key=lambda run: run[0])]
+        runs = [(seed, curves[row][int(minutes)], curves[row][2])
+                for seed, curves in sorted(runs, key=lambda run: run[0])]
         grid = np.unique(np.concatenate([steps for _, steps, _ in runs]))
         grid = grid[grid <= min(steps[-1] for _, steps, _ in runs)]
         values = np.stack([np.interp(grid, steps, v) for _, steps, v in runs])  # (seeds, n)
         axes.plot(grid, values.mean(0), color=colour[label],
-                  label=f"{short[label]} ({len(runs)} seed{'s' * (len(runs) > 1)})")
+                  label=short[label])
         axes.fill_between(grid, values.min(0), values.max(0), color=colour[label], alpha=0.2, lw=0)
         last = {seed: v[-1] for seed, _, v in runs}
+        if minutes:
+            continue
         print(f"{env_id:16} {label:28} {column:16} mean {np.mean(list(last.values())):9.2f}  "
               "by seed: " + "  ".join(f"{seed}: {v:.2f}" for seed, v in last.items()))
     if column == "eval/return_mean":
@@ -178,10 +216,11 @@ def draw(axes, env_id, lines, row, column, colour, short):
             axes.axhline(score, color="0.6", ls=":", lw=1)
             axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
                       ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
-    axes.set(title=env_id, xlabel="env steps", ylabel=column)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if row == 0:
-        axes.legend(fontsize=8, loc="best")
+    n_seeds = sorted({len(runs) for runs in lines.values()})
+    axes.set(title=f"{env_id}, {' or '.join(map(str, n_seeds))} seed{'s' * (n_seeds != [1])}",
+             xlabel="minutes" if minutes else "env steps", ylabel=WORDS.get(column, column))
+    if not minutes:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 if __name__ == "__main__":

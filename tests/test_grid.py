@@ -206,8 +206,8 @@ def test_a_legend_leaves_out_what_most_runs_share():
     from experiments.plot import shorten
 
     runs = ["recurrent, lam 0.9"] * 3 + ["recurrent, lam 0"]
-    assert shorten(runs) == {"recurrent, lam 0.9": "recurrent",
-                             "recurrent, lam 0": "recurrent, lam 0"}
+    assert shorten(runs) == {"recurrent, lam 0.9": "with memory",
+                             "recurrent, lam 0": "with memory, lam 0"}
 
 
 def test_q_is_put_beside_the_rewards_that_followed(tiny_run, tmp_path):
