@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README, DIARY = ROOT / "README.md", ROOT / "docs" / "lab_notebook.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 OTHER_TOOLS = {"--help", "--upgrade", "--index-url", "--extra-index-url", "--depth",
-               "--json"}
+               "--json", "--pdf"}
 
 
 def flag(field):
