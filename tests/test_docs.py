@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -150,3 +151,30 @@ def test_no_file_names_a_path_of_somebodys_machine():
     pattern = re.compile(rb"(?<![\w.~-])/(?:" + b"|".join(places) + rb")/\w")
     assert pattern.search(b"cd /" + b"tmp/x") and not pattern.search(b"https://a.org/" + b"home/x")
     assert [str(f) for f in files if pattern.search(f.read_bytes())] == []
+
+
+def test_tables_are_what_their_runs_say():
+    process = subprocess.run([sys.executable, "experiments/tables.py", "--check"], cwd=ROOT,
+                             capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
+def test_a_table_is_made_of_its_runs():
+    sys.path.insert(0, str(ROOT / "experiments"))
+    import tables
+
+    run = {"env_id": "Wind-v0", "env_step": "300", "eval/episodes": "5", "eval/return_std": "4"}
+    runs = [run | {"group": f"rmf_sac_gru, {policy}", "seed": str(seed), "seconds": str(60 * seed),
+                   "eval/return_mean": str(score)}
+            for policy, seed, score in (("recurrent", 11, 60.04), ("recurrent", 12, 64.0),
+                                        ("markov", 11, 9.0))]
+    page = "before\n<!-- table: every run -->\nold\n<!-- end of table -->\nafter\n"
+    first, _, head, rule, *rows, end, last = tables.filled(page, runs).splitlines()
+    assert first == "before" and last == "after" and head.count("|") == rule.count("|")
+    assert rows == [
+        "| Wind-v0 | SAC-GRU, recurrent | 11-12 | **62.0** (60.0 to 64.0) | 2.8 | 60.0, 64.0 | 2.0 "
+        "| 300 | 11 to 12 |",
+        "| Wind-v0 | SAC-GRU, Markovian | 11 | **9.0** (9.0 to 9.0) | – | 9.0 | 2.0 | 300 | 11 |"]
+    page = page.replace("every run", "short")
+    assert tables.filled(page, runs).splitlines()[4] == (
+        "| Wind | SAC-GRU | **62.0** (60.0 to 64.0) |  | 9.0 | 2, 1 | 300 | 11 to 12 |")
