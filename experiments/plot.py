@@ -12,7 +12,7 @@ the highest as a band; grey is where no run of a panel has learnt yet. `--by` na
 groups apart: arguments (of config.json), or `script`; runs that differ in anything else are
 refused. The legend leaves out what most runs of the picture have in common, and says how many seeds
 there are. Prints the last values, one row per group. `--table` writes the last evaluation of each
-run, `--curves` all of them; such a file can stand in place of the folders it was made from (only
+finished run, `--curves` all of them; such a file can stand in place of the folders it was made from (only
 for eval/ columns, grouped as it is), or beside others. Folders without a checkpoint are passed
 over.
 """
@@ -103,6 +103,7 @@ def main():
     options = parser.parse_args()
 
     runs, recipes = {}, {}  # (env id, label, seed) -> curve of each column, its evaluations
+    unfinished = set()
     for path in options.runs:
         if path.suffix == ".csv":
             runs |= load_curves(path, options.columns)
@@ -121,6 +122,8 @@ def main():
         key = {"env_id": args["env_id"], "group": label, "seed": args["seed"]}
         rows = [key | {k: row.get(k, "") for k in EVALUATION} for row in rows]
         runs[tuple(key.values())] = curves, rows
+        if float(rows[-1]["env_step"]) < args["total_timesteps"]:
+            unfinished.add(tuple(key.values()))
     if not runs:
         sys.exit(f"error: {options.runs[0]}: no run with a checkpoint; name run folders")
     for key in options.by.split(",") if recipes else ():
@@ -128,7 +131,8 @@ def main():
             sys.exit(f"error: --by {key}: no run has such an argument")
     for path, part in ((options.table, slice(-1, None)), (options.curves, slice(None))):
         if path:
-            rows = [row for _, (_, rows) in sorted(runs.items()) for row in rows[part]]
+            rows = [row for key, (_, rows) in sorted(runs.items()) for row in rows[part]
+                    if key not in unfinished]
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, rows[0], lineterminator="\n")
                 writer.writeheader()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_RUN, reproducible
+from PIL import Image
 
 import rmf_sac_gru as rmf
 from run import load_config, parse_args
@@ -269,3 +270,14 @@ def test_on_ray_a_killed_worker_is_replaced_and_its_run_resumes(table):
         os.kill(int(pid), signal.SIGKILL)
     assert process.wait(timeout=180) == 0 and holders
     assert all(grid.state_of(folder)[0] == 1 for folder in runs.iterdir())
+
+
+def test_agents_play_the_same_episode_side_by_side(tmp_path, no_pictures):
+    folders = [rmf.main(["--total-timesteps", "300", "--num-envs", "2", "--learning-starts", "150",
+                         "--policy", policy, "--runs-dir", str(tmp_path)])
+               for policy in ("markov", "recurrent")]
+    picture = tmp_path / "wind.gif"
+    subprocess.run([sys.executable, "experiments/side_by_side.py", picture, *folders, "--episode",
+                    "3", "--size", "100"], cwd=ROOT, check=True, capture_output=True)
+    with Image.open(picture) as gif:
+        assert gif.size == (208, 128) and gif.n_frames > 40
