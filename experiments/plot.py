@@ -12,9 +12,9 @@ the highest as a band; grey is where no run of a panel has learnt yet. `--by` na
 groups apart: arguments (of config.json), or `script`; runs that differ in anything else are
 refused. The legend leaves out what most runs of the picture have in common, and says how many seeds
 there are. Prints the last values, one row per group. `--table` writes the last evaluation of each
-finished run, `--curves` all of them; such a file can stand in place of the folders it was made from (only
-for eval/ columns, grouped as it is), or beside others. Folders without a checkpoint are passed
-over.
+finished run, `--curves` all of them; such a file can stand in place of the folders it was made from
+(only for eval/ columns, grouped as it is), or beside others. Folders without a checkpoint are
+passed over.
 """
 
 import argparse
