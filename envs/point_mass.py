@@ -266,11 +266,12 @@ class Wind(PointMassLanes):
     view = (-1.3, -0.8, 2.6)
     TASK_SEED = 1337
 
-    def __init__(self, *args, goal=(0.0, 1.0)):
+    def __init__(self, num_lanes, keep_trail, horizon=75, episodes_per_trial=1, oracle=False,
+                 split="train", goal=(0.0, 1.0)):
         self.centre = np.array(goal, np.float32)
         if self.centre.shape != (2,) or not np.isfinite(self.centre).all():
             raise ValueError(f"goal={goal!r} is not a point; use two numbers")
-        super().__init__(*args)
+        super().__init__(num_lanes, horizon, episodes_per_trial, oracle, split, keep_trail)
 
     def task_lists(self):
         generator = np.random.RandomState(self.TASK_SEED)  # legacy on purpose: the paper's winds
@@ -319,10 +320,11 @@ class SemiCircle(PointMassLanes):
     goal_radius, task_bound, start_bound, drift_bound = 0.2, 1.0, 1.5, 0.0
     view = (-1.9, -1.2, 3.8)
 
-    def __init__(self, *args, task_seed):
+    def __init__(self, num_lanes, keep_trail, horizon=60, episodes_per_trial=2, oracle=False,
+                 split="train", task_seed=0):
         check_seed("task_seed", task_seed)
         self.task_seed = task_seed
-        super().__init__(*args)
+        super().__init__(num_lanes, horizon, episodes_per_trial, oracle, split, keep_trail)
 
     def task_lists(self):
         # One goal in each hundredth of the half circle, every fifth held out: 20 plain draws are so
@@ -374,44 +376,25 @@ SEMI_CIRCLE_METADATA = {
 }
 
 
+# Both shells of a task hand on what it takes: horizon, episodes_per_trial, oracle, split, `goal`
+# (Wind), `task_seed` (Semi-Circle).
+
+
 class WindEnv(LanesEnv):
     __doc__ = Wind.__doc__
     metadata = WIND_METADATA
 
-    def __init__(
-        self,
-        *,
-        horizon=75,
-        episodes_per_trial=1,
-        oracle=False,
-        split="train",
-        goal=(0.0, 1.0),
-        render_mode=None,
-    ):
-        trail = render_mode is not None
-        lanes = Wind(1, horizon, episodes_per_trial, oracle, split, trail, goal=goal)
-        super().__init__(lanes, render_mode)
+    def __init__(self, *, render_mode=None, **task):
+        super().__init__(Wind(1, render_mode is not None, **task), render_mode)
 
 
 class WindVectorEnv(LanesVectorEnv):
     __doc__ = Wind.__doc__
     metadata = WIND_METADATA
 
-    def __init__(
-        self,
-        *,
-        num_envs=1,
-        horizon=75,
-        episodes_per_trial=1,
-        oracle=False,
-        split="train",
-        goal=(0.0, 1.0),
-        render_mode=None,
-        max_episode_steps=None,
-        autoreset_mode=AutoresetMode.NEXT_STEP,
-    ):
-        trail = render_mode is not None
-        lanes = Wind(num_envs, horizon, episodes_per_trial, oracle, split, trail, goal=goal)
+    def __init__(self, *, num_envs=1, render_mode=None, max_episode_steps=None,
+                 autoreset_mode=AutoresetMode.NEXT_STEP, **task):
+        lanes = Wind(num_envs, render_mode is not None, **task)
         super().__init__(lanes, render_mode, max_episode_steps, autoreset_mode)
 
 
@@ -419,42 +402,15 @@ class SemiCircleEnv(LanesEnv):
     __doc__ = SemiCircle.__doc__
     metadata = SEMI_CIRCLE_METADATA
 
-    def __init__(
-        self,
-        *,
-        horizon=60,
-        episodes_per_trial=2,
-        oracle=False,
-        split="train",
-        task_seed=0,
-        render_mode=None,
-    ):
-        trail = render_mode is not None
-        lanes = SemiCircle(
-            1, horizon, episodes_per_trial, oracle, split, trail, task_seed=task_seed
-        )
-        super().__init__(lanes, render_mode)
+    def __init__(self, *, render_mode=None, **task):
+        super().__init__(SemiCircle(1, render_mode is not None, **task), render_mode)
 
 
 class SemiCircleVectorEnv(LanesVectorEnv):
     __doc__ = SemiCircle.__doc__
     metadata = SEMI_CIRCLE_METADATA
 
-    def __init__(
-        self,
-        *,
-        num_envs=1,
-        horizon=60,
-        episodes_per_trial=2,
-        oracle=False,
-        split="train",
-        task_seed=0,
-        render_mode=None,
-        max_episode_steps=None,
-        autoreset_mode=AutoresetMode.NEXT_STEP,
-    ):
-        trail = render_mode is not None
-        lanes = SemiCircle(
-            num_envs, horizon, episodes_per_trial, oracle, split, trail, task_seed=task_seed
-        )
+    def __init__(self, *, num_envs=1, render_mode=None, max_episode_steps=None,
+                 autoreset_mode=AutoresetMode.NEXT_STEP, **task):
+        lanes = SemiCircle(num_envs, render_mode is not None, **task)
         super().__init__(lanes, render_mode, max_episode_steps, autoreset_mode)

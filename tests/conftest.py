@@ -1,6 +1,7 @@
 """Shared by all tests: settings of the process, small networks, batches and runs."""
 
 import csv
+import itertools
 import os
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def weights_before_the_first_update(script, monkeypatch):
 
     monkeypatch.setattr(script, "update", keep_the_first_weights)
     return before
+
+
+def stops_at(n, function, error):
+    """-> `function`, but its n-th call raises `error` instead."""
+    calls = itertools.count(1)
+
+    def stopping(*arguments):
+        if next(calls) == n:
+            raise error
+        return function(*arguments)
+
+    return stopping
 
 
 def read_metrics(folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
-from conftest import TINY_RUN, snapshot
+from conftest import TINY_RUN, snapshot, stops_at
 
 import rmf_sac_gru as rmf
 from envs import UnusableEnv
@@ -187,17 +187,9 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):
     """Folder of a TINY_RUN that ended after its checkpoint at 200 steps. Read only."""
-    runs_dir, update, n = tmp_path_factory.mktemp("runs"), rmf.update, 0
-
-    def killed(*arguments):
-        nonlocal n
-        n += 1
-        if n == 30:
-            raise Killed
-        return update(*arguments)
-
+    runs_dir = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(rmf, "update", killed)
+        patch.setattr(rmf, "update", stops_at(30, rmf.update, Killed))
         rmf.main([*TINY_RUN, "--runs-dir", str(runs_dir)])
     (folder,) = runs_dir.iterdir()
     return folder
