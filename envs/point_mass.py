@@ -289,11 +289,11 @@ class Wind(PointMassLanes):
         return self.centre
 
     def draw_task(self, draw, pixel, lane, zoom):
-        # The wind as an arrow in the free corner at the bottom, seven steps long.
-        tail, wind = np.array([-0.8, -0.2]), self.task[lane].astype(np.float64)
+        # The wind as an arrow in the free corner at the bottom, five steps long: all of it fits.
+        tail, wind = np.array([-0.75, -0.25]), self.task[lane].astype(np.float64)
         along = 0.1 * wind / max(np.hypot(*wind), 1e-6)  # the arrow's head has a fixed size
         across = 0.6 * np.array([-along[1], along[0]])
-        tip = tail + 7.0 * wind
+        tip = tail + 5.0 * wind
         draw.line([*pixel(tail), *pixel(tip)], fill="#c8553d", width=3 * zoom)
         head = [pixel(tip + along), pixel(tip + across), pixel(tip - across)]
         draw.polygon(head, fill="#c8553d")
