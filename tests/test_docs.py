@@ -157,6 +157,9 @@ def test_tables_are_what_their_runs_say():
     process = subprocess.run([sys.executable, "experiments/tables.py", "--check"], cwd=ROOT,
                              capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+    for page, name in ((README, "short"), (ROOT / "docs" / "results.md", "every run")):
+        assert re.search(rf"<!-- table: {name} -->\n\|.*<!-- end of table -->", page.read_text(),
+                         re.DOTALL), page
 
 
 def test_a_table_is_made_of_its_runs():
