@@ -423,9 +423,10 @@ def evaluate(env, agent, args, last=False):
     act, n = partial(agent.act, deterministic=True), env.lanes.n_heldout if last else 1
     returns, success = np.concatenate([play(env, act, (args.seed, first), keep_rows=False)[2:]
                                        for first in range(0, n, env.n)], 1)
+    low, high = np.percentile(returns, (10, 90))
     row = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
-           "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean(),
-           "eval/episodes": len(returns)}
+           "eval/return_p10": low, "eval/return_p90": high,
+           "eval/return_worst10": returns[returns <= low].mean(), "eval/episodes": len(returns)}
     return row if np.isnan(success).all() else row | {"eval/success_rate": np.nanmean(success)}
 
 

@@ -281,8 +281,7 @@ def update(agent, optimizer, batch, args, train_actor):
         nn.utils.clip_grad_norm_(agent.parameters(), 1.0)
     optimizer.step()
 
-    # The targets follow actor and critic.
-    if train_actor:
+    if train_actor:  # the targets follow actor and critic
         torch._foreach_lerp_(agent.targets, [p.detach() for p in agent.learnt], args.tau)
     return {name: value.detach() for name, value in scalars.items()}
 
@@ -410,9 +409,10 @@ def evaluate(env, agent, args, last=False):
     act, n = partial(agent.act, deterministic=True), env.lanes.n_heldout if last else 1
     returns, success = np.concatenate([play(env, act, (args.seed, first), keep_rows=False)[2:]
                                        for first in range(0, n, env.n)], 1)
+    low, high = np.percentile(returns, (10, 90))
     row = {"eval/return_mean": returns.mean(), "eval/return_std": returns.std(),
-           "eval/return_worst10": returns[returns <= np.percentile(returns, 10)].mean(),
-           "eval/episodes": len(returns)}
+           "eval/return_p10": low, "eval/return_p90": high,
+           "eval/return_worst10": returns[returns <= low].mean(), "eval/episodes": len(returns)}
     return row if np.isnan(success).all() else row | {"eval/success_rate": np.nanmean(success)}
 
 

@@ -33,8 +33,6 @@ if os.name == "posix":
     import fcntl  # on Windows nothing keeps two processes out of one run folder
 
 # --- FLAGS ----------------------------------------------------------------------------------------
-
-
 class UsageError(SystemExit):
     """What was asked for cannot be done; uncaught, Python ends with this one line."""
     def __init__(self, message):
@@ -125,6 +123,7 @@ def parse_args(Args, presets, argv=None):
 
     def parse(default):
         doc = (sys.modules[Args.__module__].__doc__ or "").split("\n\nThe agent")[0]
+        doc += "\n\nFirst the flags of a run, then those of the algorithm, from --policy on."
         return tyro.cli(Args, args=argv, default=default, description=doc)
 
     # First the flags of the run alone, and no --help: it shows the defaults of the environment.
@@ -162,8 +161,6 @@ def parse_args(Args, presets, argv=None):
 
 
 # --- RUN FOLDER -----------------------------------------------------------------------------------
-
-
 def script_of(args):
     """Args, the class or one of it -> path of the script that it belongs to."""
     return Path(getattr(sys.modules[args.__module__], "__file__", "notebook"))
@@ -223,8 +220,6 @@ def load_checkpoint(folder, source, **things):
 
 
 # --- RUN ------------------------------------------------------------------------------------------
-
-
 class Run:
     """One run: its folder, and how far it is (`env_step`, `n_updates`). For terminal and picture:
     `about`, a few words on what runs, and `scores`, {name: return} of what is known of the env.
@@ -403,13 +398,13 @@ def grad_norm(module):
 def draw_curve(run):
     """learning_curve.png: the held-out return, with the scores that the env states as lines."""
     from matplotlib.figure import Figure
-    args, rows = run.args, [r for r in run.rows if r.get("eval/return_mean")]
-    step, mean, std = np.array([[float(r[c]) for c in (
-        "env_step", "eval/return_mean", "eval/return_std")] for r in rows]).T
+    args, rows = run.args, [r for r in run.rows if r.get("eval/return_p10")]
+    step, mean, low, high = np.array([[float(r[c]) for c in (
+        "env_step", "eval/return_mean", "eval/return_p10", "eval/return_p90")] for r in rows]).T
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(step, mean, color="C0", label=f"seed {args.seed}")
-    axes.fill_between(step, mean - std, mean + std, color="C0", alpha=0.2, lw=0)
+    axes.fill_between(step, low, high, color="C0", alpha=0.2, lw=0, label="8 of 10 episodes")
     for i, (name, score) in enumerate(run.scores.items()):
         axes.axhline(score, color=f"C{i + 1}", ls="--", lw=1, label=f"{name}: {score:g}")
     untrained = [float(r["env_step"]) for r in run.rows if float(r["charts/updates"]) == 0]

@@ -360,7 +360,7 @@ def test_a_script_reports_success_in_each_mode_and_the_worst_tenth(monkeypatch):
         result = rmf.evaluate(rmf.POMDP(args, 20, "heldout"), agent, args)
         assert result["eval/success_rate"] == n_far / 20
         assert result["eval/return_worst10"] == 0.5  # of 0, 1: two of twenty
-        assert result["eval/return_mean"] == 9.5 and len(result) == 5
+        assert result["eval/return_mean"] == 9.5 and len(result) == 7
 
 
 @pytest.mark.parametrize("env_id", ["HopperGeneralize-v0", "AntDir-v0"])

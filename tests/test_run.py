@@ -155,7 +155,7 @@ def test_metrics_have_a_row_for_each_round_and_an_evaluation_in_the_last_row(tin
         "qf_loss", "actor_loss", "alpha", "entropy", "q_data", "q_policy", "target")}
     others = {"charts/episodic_return", "charts/episodic_length", "grads/actor_rnn",
               "grads/critic_rnn", "eval/return_mean", "eval/return_std", "eval/return_worst10",
-              "eval/episodes"}
+              "eval/return_p10", "eval/return_p90", "eval/episodes"}
     assert sorted(columns[4:]) == sorted(losses | others)  # of success Pendulum knows nothing
     rows = read_metrics(tiny_run)
     assert [int(row["env_step"]) for row in rows] == list(range(0, 321, 20))
@@ -492,7 +492,7 @@ def test_evaluate_repeats_the_last_evaluation_and_changes_nothing(tiny_run, caps
     assert rmf.main([*TINY_RUN[:2], "--evaluate", str(tiny_run)]) == tiny_run
     said = printed(capsys)
     last = {k: v for k, v in read_metrics(tiny_run)[-1].items() if k.startswith("eval/") and v}
-    assert len(last) == 4
+    assert len(last) == 6
     assert {k: said[k] for k in last} == {k: f"{float(v):.4g}" for k, v in last.items()}
     mean, std = (float(last[f"eval/return_{x}"]) for x in ("mean", "std"))
     assert said[str(tiny_run)] == (f"held-out return {mean:.2f} +- {std:.2f} (100 episodes, "

@@ -146,6 +146,8 @@ def test_an_evaluation_is_of_the_first_episode_of_each_lane(make_args, make_env)
                         for lane in range(10, 10 + n)])
     assert row["eval/return_mean"] == pytest.approx(returns.mean())
     assert row["eval/return_std"] == pytest.approx(returns.std())
+    assert (row["eval/return_p10"] <= returns).mean() == 0.9
+    assert (row["eval/return_p90"] >= returns).mean() == 0.9
     assert row["eval/return_worst10"] == pytest.approx(np.sort(returns)[:4].mean())
     assert row["eval/success_rate"] == 0.75  # in step 3, which a quarter of them does not reach
     assert row["eval/episodes"] == 40
