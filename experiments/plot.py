@@ -154,11 +154,7 @@ def main():
     for axes in panels[size[0] * size[1]:]:
         axes.remove()  # left over in the last row
     panels = panels[: size[0] * size[1]].reshape(size)
-    labels = {label for lines in groups.values() for label in lines}
-    colour = {label: COLOURS[label] for label in labels & COLOURS.keys()}
-    free = [c for c in (f"C{i}" for i in range(10)) if c not in colour.values()]
-    for i, label in enumerate(sorted(labels - COLOURS.keys(), key=in_order)):
-        colour[label] = free[i % len(free)]
+    colour = colours({label for lines in groups.values() for label in lines})
     short = shorten([label for _, label, _ in runs])
     for panel_row, (row, column, minutes) in zip(panels, panel_rows):
         for axes, (env_id, lines) in zip(panel_row, groups.items()):
@@ -181,15 +177,35 @@ def in_order(label):
     return len(label), label  # context_length 5 before 16
 
 
+def colours(labels):
+    """-> {label: colour}: that of its last part that has one in all pictures, or one left over."""
+    colour, rest = {}, []
+    for label in sorted(labels, key=in_order):
+        own = [COLOURS[part] for part in reversed(label.split(", ")) if part in COLOURS]
+        own = [c for c in own if c not in colour.values()]
+        if own:
+            colour[label] = own[0]
+        else:
+            rest.append(label)
+    free = [c for c in (f"C{i}" for i in range(10)) if c not in colour.values()]
+    return colour | {label: free[i % len(free)] for i, label in enumerate(rest)}
+
+
 def shorten(label_of_runs):
-    """The label of each run -> {label: the same without the settings that most runs share}."""
+    """The label of each run -> {label: the same in words, without settings that most runs share,
+    and without the name that all share if another is left}."""
+    n = len(label_of_runs)
     count = Counter(part for label in label_of_runs for part in label.split(", "))
-    most = len(label_of_runs) / 2
-    short = {label: ", ".join(part for part in label.split(", ")
-                              if " " not in part or count[part] <= most)
-             for label in label_of_runs}
-    return {label: ", ".join(AGENTS.get(part, part) for part in (name or label).split(", "))
-            for label, name in short.items()}
+
+    def words(label):
+        parts = label.split(", ")
+        names = [part for part in parts if " " not in part]
+        telling = [part for part in names if count[part] < n] or names
+        settings = [part for part in parts if " " in part and count[part] <= n / 2]
+        return ", ".join([AGENTS.get(part, part) for part in telling]
+                         + [part.replace("_", " ") for part in settings]) or label
+
+    return {label: words(label) for label in label_of_runs}
 
 
 def draw(axes, env_id, lines, row, column, colour, short, minutes):

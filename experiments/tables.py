@@ -4,8 +4,10 @@
     python experiments/tables.py table.csv        # into experiments/results/unseen.csv and the docs
     python experiments/tables.py --check          # status 1 if a table is not what the runs say
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. Runs are kept in
-experiments/results/unseen.csv, one row each; a run that is given again takes the place of the old.
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`: `short` and `every run`
+are of experiments/results/unseen.csv, any other is of results/NAME.csv. A number of a sentence has
+a comment behind it, `63.2<!-- mean of unseen: Wind-v0, rmf_sac_gru, recurrent -->` (or low, high),
+and is written anew, too. A run that is given again takes its old row's place in unseen.csv.
 """
 
 import argparse
@@ -13,13 +15,15 @@ import csv
 import re
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "experiments" / "results" / "unseen.csv"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md"]
+RESULTS = ROOT / "experiments" / "results"
+RUNS = RESULTS / "unseen.csv"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {"rmf_sac_gru": "SAC-GRU", "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
            "rmf_sac_discrete_pixels": "discrete SAC-LSTM"}
 POLICIES = {"recurrent": "recurrent", "oracle": "oracle", "markov": "Markovian"}
@@ -108,20 +112,52 @@ def short(runs):
                f"{counts} | {steps_of(of_memory)} | {minutes_of(of_memory)} |")
 
 
+def lesson(runs):
+    """A row for each environment and group, in the order of the settings."""
+    groups = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run["env_id"], len(run["group"]), *key(run))):
+        groups[run["env_id"], run["group"]].append(run)
+    yield "| environment | agent | seeds | held-out return, each seed | mean | minutes |"
+    yield "|---" * 6 + "|"
+    for (env_id, group), of_group in groups.items():
+        scores = scores_of(of_group)
+        words = ", ".join(SCRIPTS.get(part, POLICIES.get(part, part.replace("_", " ")))
+                          for part in group.split(", "))
+        yield (f"| {env_id} | {words} | {seeds_of(of_group)} | "
+               f"{', '.join(number(x, scores) for x in scores)} | "
+               f"{number(scores.mean(), scores)} | {minutes_of(of_group)} |")
+
+
 TABLES = {"every run": every_run, "short": short}
+STATISTICS = {"mean": np.mean, "low": np.min, "high": np.max}
 
 
 def filled(text, runs):
-    """A page -> the same with its tables made anew."""
-    for name, table in TABLES.items():
-        text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)",
-                      lambda m: m[1] + "\n".join(table(runs)) + "\n" + m[2], text, flags=re.DOTALL)
-    return text
+    """A page -> the same with its tables and the numbers of its sentences made anew. runs: name of
+    a file in results/ -> its rows."""
+    def table(match):
+        rows = TABLES[match[2]](runs("unseen")) if match[2] in TABLES else lesson(runs(match[2]))
+        return match[1] + "\n".join(rows) + "\n" + match[3]
+
+    def value(match):
+        scores = scores_of([run for run in runs(match[2])
+                            if f"{run['env_id']}, {run['group']}" == match[3]])
+        if not len(scores):
+            sys.exit(f"error: {match[0]}: no such runs in {match[2]}.csv")
+        return number(STATISTICS[match[1]](scores), scores) + match[0][match[0].index("<"):]
+
+    text = re.sub(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", table, text,
+                  flags=re.DOTALL)
+    return re.sub(r"-?[\d.]+<!-- (mean|low|high) of (\w+): ([^>]+) -->", value, text)
 
 
+@cache
 def read(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open() as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        sys.exit(f"error: {path}: no such file; plot.py --table writes one")
 
 
 def main():
@@ -130,19 +166,21 @@ def main():
     parser.add_argument("tables", type=Path, nargs="*", help="files that plot.py --table wrote")
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
-    runs = {key(run): run for path in [RUNS, *options.tables] for run in read(path)}
-    runs = sorted(runs.values(), key=in_order)
     if options.tables:
+        runs = {key(run): run for path in [RUNS, *options.tables] for run in read(path)}
         with RUNS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, runs[0], lineterminator="\n")
+            writer = csv.DictWriter(file, next(iter(runs.values())), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(runs)
-    stale = [page for page in PAGES if filled(page.read_text(), runs) != page.read_text()]
+            writer.writerows(sorted(runs.values(), key=in_order))
+        read.cache_clear()
+    pages = {page: filled(page.read_text(), lambda name: read(RESULTS / f"{name}.csv"))
+             for page in PAGES}
+    stale = [page for page, text in pages.items() if text != page.read_text()]
     if options.check and stale:
         sys.exit(f"error: {', '.join(page.name for page in stale)}: tables that are not what "
-                 f"{RUNS.relative_to(ROOT)} says; run experiments/tables.py")
+                 f"experiments/results says; run experiments/tables.py")
     for page in stale:
-        page.write_text(filled(page.read_text(), runs))
+        page.write_text(pages[page])
 
 
 if __name__ == "__main__":

@@ -172,12 +172,21 @@ def test_a_table_is_made_of_its_runs():
             for policy, seed, score in (("recurrent", 11, 60.04), ("recurrent", 12, 64.0),
                                         ("markov", 11, 9.0))]
     page = "before\n<!-- table: every run -->\nold\n<!-- end of table -->\nafter\n"
-    first, _, head, rule, *rows, end, last = tables.filled(page, runs).splitlines()
+    first, _, head, rule, *rows, end, last = tables.filled(page, lambda name: runs).splitlines()
     assert first == "before" and last == "after" and head.count("|") == rule.count("|")
     assert rows == [
         "| Wind-v0 | SAC-GRU, recurrent | 11-12 | **62.0** (60.0 to 64.0) | 2.8 | 60.0, 64.0 | 2.0 "
         "| 300 | 11 to 12 |",
         "| Wind-v0 | SAC-GRU, Markovian | 11 | **9.0** (9.0 to 9.0) | – | 9.0 | 2.0 | 300 | 11 |"]
     page = page.replace("every run", "short")
-    assert tables.filled(page, runs).splitlines()[4] == (
+    assert tables.filled(page, lambda name: runs).splitlines()[4] == (
         "| Wind | SAC-GRU | **62.0** (60.0 to 64.0) |  | 9.0 | 2, 1 | 300 | 11 to 12 |")
+    page = page.replace("short", "lesson_of_wind") + (
+        "It is 1.5<!-- mean of lesson_of_wind: Wind-v0, rmf_sac_gru, recurrent -->, at worst "
+        "-2<!-- low of lesson_of_wind: Wind-v0, rmf_sac_gru, recurrent -->.")
+    assert tables.filled(page, {"lesson_of_wind": runs}.get).splitlines()[4:] == [
+        "| Wind-v0 | SAC-GRU, Markovian | 11 | 9.0 | 9.0 | 11 |",
+        "| Wind-v0 | SAC-GRU, recurrent | 11-12 | 60.0, 64.0 | 62.0 | 11 to 12 |",
+        "<!-- end of table -->", "after",
+        "It is 62.0<!-- mean of lesson_of_wind: Wind-v0, rmf_sac_gru, recurrent -->, at worst "
+        "60.0<!-- low of lesson_of_wind: Wind-v0, rmf_sac_gru, recurrent -->."]

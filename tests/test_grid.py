@@ -209,6 +209,19 @@ def test_a_legend_leaves_out_what_most_runs_share():
     runs = ["recurrent, lam 0.9"] * 3 + ["recurrent, lam 0"]
     assert shorten(runs) == {"recurrent, lam 0.9": "with memory",
                              "recurrent, lam 0": "with memory, lam 0"}
+    runs = ["rmf_sac_gru, recurrent", "rmf_sac_gru, markov", "rmf_sac_gru, markov"]
+    assert shorten(runs) == {"rmf_sac_gru, recurrent": "with memory",
+                             "rmf_sac_gru, markov": "without memory"}
+    assert shorten(["gamma 0.9", "gamma 0.9"]) == {"gamma 0.9": "gamma 0.9"}
+
+
+def test_an_agent_has_one_colour_in_all_pictures():
+    from experiments.plot import COLOURS, colours
+
+    agents = ["rmf_sac_gru, recurrent", "rmf_sac_gru, markov", "ppo_gru_baseline, recurrent"]
+    assert list(map(colours(agents).get, agents)) == [
+        COLOURS["recurrent"], COLOURS["markov"], COLOURS["ppo_gru_baseline"]]
+    assert len({*colours([*agents, "gamma 0.9", "gamma 0.5"]).values()}) == 5
 
 
 def test_q_is_put_beside_the_rewards_that_followed(tiny_run, tmp_path):

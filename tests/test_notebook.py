@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -16,11 +18,28 @@ def code_cells():
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_the_notebook_is_committed_without_outputs_and_compiles():
+def test_the_notebook_is_committed_with_what_it_shows():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert not any(cell.get("outputs") for cell in cells)
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    shown = [output for cell in code for output in cell["outputs"]]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 2
+    assert not any(output["output_type"] == "error" for output in shown)
     for text in code_cells():
         compile(text, NOTEBOOK.name, "exec")
+
+
+def test_the_first_cell_finds_an_uploaded_copy_of_the_repository(tmp_path, monkeypatch):
+    """As on a hosted notebook service: nothing there but the notebook and an archive."""
+    (tmp_path / "source").mkdir()
+    for name in ("rmf_sac_gru.py", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / "source" / name)
+    (tmp_path / "there").mkdir()
+    shutil.make_archive(tmp_path / "there" / "copy", "zip", tmp_path, "source")
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    exec(code_cells()[0], {})
+    assert Path.cwd() == tmp_path / "there" / "source" and sys.path[0] == str(Path.cwd())
 
 
 @pytest.mark.slow
