@@ -1,5 +1,6 @@
 """What is true of the course's exercises: a right answer passes, the unchanged script does not."""
 
+import csv
 import importlib.util
 import inspect
 import json
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import TINY_RUN
 
 from run import parse_args
 
@@ -242,3 +245,51 @@ def test_a_bug_of_the_hunt_applies_and_a_test_finds_it(bug, tmp_path):
     assert result.returncode == 1 and f"FAILED tests/{CAUGHT_BY[bug]}" in result.stdout
     subprocess.run(["git", "apply", "-R", str(patch)], cwd=tmp_path, check=True)
     assert {path: path.read_text() for path in tmp_path.glob("*.py")} == clean
+
+
+# --- RECIPES --------------------------------------------------------------------------------------
+RECIPES = dict(zip(("", "memory", "rate", "metric", "environment"), re.split(
+    r"^## ", (ROOT / "docs" / "recipes.md").read_text(), flags=re.M)))
+
+
+def cooked(name):
+    """The script with the differences of a recipe, and how many lines they add."""
+    text, added = (ROOT / "rmf_sac_gru.py").read_text(), 0
+    for block in re.findall(r"```diff\n(.*?)```", RECIPES[name], re.S):
+        lines = block.splitlines(keepends=True)
+        old, new = ("".join(x[1:] or "\n" for x in lines if x[:1] in (" ", sign)) for sign in "-+")
+        assert text.count(old) == 1, old
+        text, added = text.replace(old, new), added + sum(x.strip() not in "+-" for x in lines
+                                                          if x[0] == "+")
+    return text, added
+
+
+@pytest.mark.parametrize("name, at_most", [("memory", 15), ("rate", 3), ("metric", 1)])
+def test_a_recipe_is_a_few_lines_and_learns(name, at_most, tmp_path, monkeypatch):
+    text, added = cooked(name)
+    assert 0 < added <= at_most
+    (tmp_path / f"cooked_{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    script = importlib.import_module(f"cooked_{name}")
+    folder = script.main([*TINY_RUN, "--runs-dir", str(tmp_path)])
+    with (folder / "metrics.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["charts/updates"]) > 0 and float(last["grads/actor_rnn"]) > 0
+    assert name != "metric" or float(last["losses/disagreement"]) > 0
+    if name == "rate":
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)["things"]["optimizer"]
+        assert [group["lr"] for group in state["param_groups"]][0] < 1e-4
+        assert len(state["param_groups"]) == 2
+
+
+def test_a_memory_that_is_a_transformer_does_not_see_what_comes_later(tmp_path, monkeypatch):
+    """Step by step, as in acting, it gives what it gives over the whole sequence."""
+    (tmp_path / "cooked_causal.py").write_text(cooked("memory")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    script = importlib.import_module("cooked_causal")
+    encoder = script.Encoder(2, 1, script.Args(rnn_size=8))
+    x = torch.randn(7, 3, 2), torch.randn(7, 3, 1), torch.randn(7, 3)
+    whole, h = encoder(*x)[0], None
+    for t in range(7):
+        out, h = encoder(*(v[t : t + 1] for v in x), h)
+        assert torch.allclose(out[0], whole[t], atol=1e-5)
