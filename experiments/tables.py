@@ -4,10 +4,11 @@
     python experiments/tables.py table.csv        # into experiments/results/unseen.csv and the docs
     python experiments/tables.py --check          # status 1 if a table is not what the runs say
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`: `short` and `every run`
-are of experiments/results/unseen.csv, any other is of results/NAME.csv. A number of a sentence has
-a comment behind it, `63.2<!-- mean of unseen: Wind-v0, rmf_sac_gru, recurrent -->` (or low, high),
-and is written anew, too. A run that is given again takes its old row's place in unseen.csv.
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`: `short`, `every run`
+and `of SCRIPT` are of experiments/results/unseen.csv, any other is of results/NAME.csv. A number of
+a sentence has a comment behind it, `63.2<!-- mean of unseen: Wind-v0, rmf_sac_gru, recurrent -->`
+(or low, high), and is written anew, too. A run that is given again takes its old row's place in
+unseen.csv.
 """
 
 import argparse
@@ -144,7 +145,13 @@ def filled(text, runs):
     """A page -> the same with its tables and the numbers of its sentences made anew. runs: name of
     a file in results/ -> its rows."""
     def table(match):
-        rows = TABLES[match[2]](runs("unseen")) if match[2] in TABLES else lesson(runs(match[2]))
+        name = match[2]
+        if name in TABLES:
+            rows = TABLES[name](runs("unseen"))
+        elif name.startswith("of "):
+            rows = every_run([run for run in runs("unseen") if run["group"].startswith(name[3:])])
+        else:
+            rows = lesson(runs(name))
         return match[1] + "\n".join(rows) + "\n" + match[3]
 
     def value(match):

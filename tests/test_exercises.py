@@ -223,6 +223,32 @@ def test_every_command_of_the_lessons_is_accepted():
         script.POMDP(args, 1)
 
 
+QUICK = re.findall(r"\*\*In two minutes\.\*\*.*?```bash\n(.*?)```\n\n!\[.*?\]\((.*?)\)",
+                   (ROOT / "docs" / "lessons.md").read_text(), re.S)
+
+
+def test_every_lesson_has_a_variant_of_two_minutes_with_a_picture():
+    assert len(QUICK) == 7
+    for n, (commands, picture) in enumerate(QUICK, 1):
+        assert (ROOT / "docs" / picture).is_file() and picture.endswith(f"short-{n}.png")
+        *runs, draw = commands.splitlines()
+        assert len(runs) == 2 and draw.startswith(f"python experiments/plot.py short{n}.png ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", range(1, 8))
+def test_the_two_minute_commands_of_a_lesson_run_in_a_fresh_clone(n, tmp_path):
+    """Side by side, as the lesson says; five minutes, for a machine that does something else."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    python = f"PATH={Path(sys.executable).parent}:$PATH OMP_NUM_THREADS=1"
+    *runs, draw = QUICK[n - 1][0].splitlines()
+    runs = [subprocess.Popen(f"{python} {line}", shell=True, cwd=tmp_path / "clone",
+                             stdout=subprocess.DEVNULL) for line in runs]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    subprocess.run(f"{python} {draw}", shell=True, cwd=tmp_path / "clone", check=True)
+    assert (tmp_path / "clone" / f"short{n}.png").stat().st_size > 1000
+
+
 # Bug -> a test that finds it.
 CAUGHT_BY = {
     "bug_1": "test_ppo.py::test_no_memory_leaks_from_one_episode_into_the_next",
