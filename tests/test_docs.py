@@ -1,6 +1,7 @@
 """What is true of the words: help texts, flags, metrics and links."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import read_metrics
-from test_siblings import SCRIPTS, TINY
+from test_siblings import COMPARATORS, SCRIPTS, TINY
 
 import run
 
@@ -44,7 +45,7 @@ def tables(page):
     return [rows[2:] for rows in found]
 
 
-@pytest.mark.parametrize("module", [run, *SCRIPTS], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [run, *SCRIPTS, *COMPARATORS], ids=lambda m: m.__name__)
 def test_every_argument_has_a_help_text_of_its_own(module):
     args = run.RunArgs if module is run else module.Args
     tree = ast.parse(Path(module.__file__).read_text())
@@ -62,9 +63,10 @@ def test_every_argument_has_a_help_text_of_its_own(module):
     assert len(set(texts.values())) == len(texts)
 
 
-@every_script
+@pytest.mark.parametrize("script", SCRIPTS + COMPARATORS, ids=lambda s: s.__name__)
 def test_the_page_lists_exactly_the_metrics_that_are_logged(script, tmp_path, no_pictures):
-    folder = script.main([*TINY[script], "--runs-dir", str(tmp_path)])
+    tiny = TINY.get(script) or importlib.import_module(f"test_{script.__name__}").TINY
+    folder = script.main([*tiny, "--runs-dir", str(tmp_path)])
     logged = {*read_metrics(folder)[0], "eval/success_rate"}  # the last where an env knows of it
     text = page_of(script).read_text()
     named = set(re.findall(r"`((?:losses|charts|grads|eval)/[^`]+)`", text))
@@ -77,7 +79,7 @@ def test_the_page_lists_exactly_the_metrics_that_are_logged(script, tmp_path, no
 def test_every_metric_in_the_docs_exists(page):
     """By the table of any script's page; the test above holds those to what is logged."""
     known = set()
-    for script in SCRIPTS:
+    for script in SCRIPTS + COMPARATORS:
         for line in sum(tables(page_of(script)), []):
             known |= set(re.findall(r"`([\w/]+)`", line.split("|")[1]))
     named = set(re.findall(r"`((?:losses|charts|grads|eval)/[^`]+)`", page.read_text()))
@@ -85,7 +87,8 @@ def test_every_metric_in_the_docs_exists(page):
 
 
 @pytest.mark.parametrize("page, most", [
-    (README, 110), *((page_of(script), 200) for script in SCRIPTS)], ids=lambda x: getattr(
+    (README, 110), *((page_of(script), 200) for script in SCRIPTS),
+    *((page_of(script), 100) for script in COMPARATORS)], ids=lambda x: getattr(
         x, "name", x))
 def test_a_page_is_short(page, most):
     assert len(page.read_text().splitlines()) <= most
@@ -96,7 +99,8 @@ def test_a_page_is_short(page, most):
 def test_every_flag_in_the_docs_exists(page):
     if page == DIARY:
         pytest.skip("what was tried, with the flags of its day")
-    scripts = [s for s in SCRIPTS if s.__name__ == page.stem] or SCRIPTS  # a script's own page
+    of_all = SCRIPTS + COMPARATORS
+    scripts = [s for s in of_all if s.__name__ == page.stem] or of_all  # a script's own page
     arguments = [f for s in scripts for f in fields(s.Args)]
     flags = {flag(f.name) for f in arguments}
     flags |= {flag("no_" + f.name) for f in arguments if f.type is bool}

@@ -1,6 +1,7 @@
 """What is true of the scripts as a family: small, same idea, same text, and each one lives."""
 
 import ast
+import importlib
 import json
 import signal
 import subprocess
@@ -35,6 +36,9 @@ import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [sac, td3, pixels, ppo]
+sys.path.insert(0, str(ROOT / "comparators"))
+COMPARATORS = [importlib.import_module(file.stem)
+               for file in sorted((ROOT / "comparators").glob("*.py"))]
 TINY = {
     sac: TINY_RUN, td3: TINY_RUN,
     pixels: ("--env-id toy_envs:KeyToDoorShort-v0 --num-envs 1 --total-timesteps 800"
@@ -208,10 +212,11 @@ def test_presets_are_of_scripts_and_environments_that_exist():
         table = tomllib.load(file)
     assert table.keys() == {"ours", "paper"}
     for kind in table.values():
-        assert {s for scripts in kind for s in scripts.split()} <= {s.__name__ for s in SCRIPTS}
+        assert {s for scripts in kind for s in scripts.split()} <= {
+            s.__name__ for s in SCRIPTS + COMPARATORS}
         assert {name for families in kind.values() for names in families
                 for name in names.split()} <= FAMILIES | {"all"}
-    for script in SCRIPTS:
+    for script in SCRIPTS + COMPARATORS:
         for family in FAMILIES:
             for paper in (False, True):
                 fields_of(script, family, paper)  # takes what is there, or names the flag
