@@ -157,6 +157,11 @@ def test_no_file_names_a_path_of_somebodys_machine():
     assert [str(f) for f in files if pattern.search(f.read_bytes())] == []
 
 
+@every_page
+def test_no_place_is_left_to_be_filled_in(page):
+    assert re.findall(r"^\W*[A-Z]{5,}\W*$", page.read_text(), re.M) == []
+
+
 def test_tables_are_what_their_runs_say():
     process = subprocess.run([sys.executable, "experiments/tables.py", "--check"], cwd=ROOT,
                              capture_output=True, text=True)
