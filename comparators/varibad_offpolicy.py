@@ -51,7 +51,7 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """probability that an observation is blanked to zeros"""
     rnn: Literal["gru", "lstm"] = "gru"
     """kind of memory"""
-    rnn_size: Count = 128
+    rnn_size: Count = 64
     """width H of the memory"""
     hidden_sizes: tuple[Count, ...] = (128, 128)
     """hidden layers of the actor's head and of each critic head"""
@@ -75,22 +75,20 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """step of the target network towards the critic at each update, 0 to 1"""
     alpha: Positive = 0.01
     """temperature: what a nat of entropy is worth in reward, the same over the whole run"""
-    batch_size: Count = 512
+    batch_size: Count = 256
     """transitions per update of SAC"""
     vae_batch_size: Count = 16
     """episodes per update of the belief"""
     learning_starts: Whole = 10_000
     """env steps of uniformly random actions before SAC starts; the belief learns from them, too"""
-    updates_per_step: Positive = 0.1
+    updates_per_step: Positive = 0.04
     """updates of SAC per env step"""
     vae_updates_per_step: Positive = 0.01
     """updates of the belief per env step"""
-    learning_rate: Positive = 3e-4
-    """Adam's learning rate for SAC"""
-    vae_learning_rate: Positive = 1e-3
-    """Adam's learning rate for the belief and its decoder"""
+    learning_rate: Positive = 1e-3
+    """Adam's learning rate"""
     anneal_lr: Share = 0.5
-    """last share of the learning, 0 to 1, in which learning rates fall to 0; 0: constant"""
+    """last share of the learning, 0 to 1, in which the learning rate falls to 0; 0: constant"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -180,6 +178,7 @@ class Actor(nn.Module):
 
     def __init__(self, width, obs_dim, action_dim, args):
         super().__init__()
+        # DEVIATION: here and in the critic, theirs is a plain MLP over [o_t, b_t].
         self.embed = nn.Linear(obs_dim, args.embeddings[0])
         self.head = Head(width, args.embeddings[0], args.hidden_sizes, 2 * action_dim)
 
@@ -437,6 +436,7 @@ def train(args):
     env, eval_env = POMDP(args, args.num_envs), POMDP(args, args.eval_episodes, "heldout")
     video_env = POMDP(args, 1, "heldout", film=True) if args.capture_video else None
     agent = Agent(env.obs_dim, env.action_dim, args).to(device)
+    # Two optimizers, so that neither loss can move what the other one trains.
     optimizer, vae_optimizer = (torch.optim.Adam(parameters, fused=True) for parameters in (
         [*agent.actor.parameters(), *agent.critic.parameters()], agent.vae.parameters()))
     env.row_type = np.dtype([*env.row_type.descr, ("belief", "f4", (agent.vae.width,))])
@@ -457,19 +457,19 @@ def train(args):
     while env_step < args.total_timesteps:
         # What is left of the learning, from 1 (more, before it starts) to 0: what falls follows it.
         left = (args.total_timesteps - env_step) / (args.total_timesteps - args.learning_starts)
-        for x, rate in (optimizer, args.learning_rate), (vae_optimizer, args.vae_learning_rate):
-            x.param_groups[0]["lr"] = rate * min(1, left / args.anneal_lr if args.anneal_lr else 1)
+        rate = args.learning_rate * min(1, left / args.anneal_lr if args.anneal_lr else 1)
+        optimizer.param_groups[0]["lr"] = vae_optimizer.param_groups[0]["lr"] = rate
         # Every lane plays an episode. No network changes meanwhile: one pass gives its beliefs.
         act = agent.act if env_step >= args.learning_starts else random_action
         rows, n_steps, returns, _ = play(env, act, int(rng.integers(2**31)))
         rows["belief"] = agent.believe(tensors(rows, device)).cpu()
         buffer.add(rows, n_steps)
         before, env_step = env_step, env_step + int(n_steps.sum())
-        # The belief learns, from the first round on: the updates that are due for these steps.
+        # The belief learns. DEVIATION: from the random steps, too; theirs waits for SAC.
         due = (int(args.vae_updates_per_step * n) for n in (before, env_step))
         scalars = [update_belief(agent, vae_optimizer, draw(args.vae_batch_size), args)
                    for _ in range(*due) if agent.vae.width]
-        # SAC learns from steps of episodes drawn for this round, about as many as it takes.
+        # SAC learns from steps of episodes drawn for this round (theirs: of 16 tasks, drawn so).
         # TRAP: today's belief costs a pass over an episode: too much, if a batch had its own.
         due = int(args.updates_per_step * (env_step - args.learning_starts))
         if n_updates < due:

@@ -139,9 +139,9 @@ class Model(nn.Module):
         for t in range(T):
             with torch.set_grad_enabled(learns and t >= len(real)):
                 q.append(self.posterior.rest(self.posterior.of_h(h) + of_x[t]))  # (B, 2Z)
-                z, std = q[t].chunk(2, -1)
+                z = q[t][:, : self.Z]  # the mean
                 if noise is not None:
-                    z = z + (F.softplus(std) + 0.01) * noise[t]
+                    z = z + normal(q[t]).stddev * noise[t]
                 h, c = self.cell(torch.cat([e[t], z], -1), (h, c))
                 if t < len(real):  # before an episode there is nothing to remember
                     h, c = (v * real[t, :, None] for v in (h, c))
@@ -198,7 +198,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()  # what SAC wants does not reach the models
     def remember(self, x, prev_action, states=None, real=()):
-        """(T, B, O+1), (T, B, A) -> d of all models (T, B, n H), and the state of each."""
+        """(T, B, O+1), (T, B, A) -> d of the n models (T, B, n H), n 0 to 2; the state of each."""
         # DEVIATION: z_t are means, so that one past gives one state; the authors sample them.
         out = [model(x, prev_action, state, real)
                for model, state in zip(self.models, states or (None, None))]
@@ -243,7 +243,7 @@ def elbo(model, batch):
     d, _, q = model(x, prev_action, real=real, noise=noise[0])
     before = torch.cat([torch.zeros_like(d[:1]), d[:-1]])[K:]  # d_{t-1}
     q, p = normal(q[K:]), normal(model.prior(before, prev_action[K:]))
-    # The decoder makes do with what is expected: a z_t of the prior, which has not seen x_t.
+    # The decoder makes do with what is expected: z_t of p, which has not seen x_t. TRY: z_t of q.
     decoded = normal(model.decoder(before, p.mean + p.stddev * noise[1, K:]))
     return decoded.log_prob(x[K:]).sum(-1), kl_divergence(q, p).sum(-1)
 
