@@ -14,7 +14,8 @@ refused. The legend leaves out what most runs of the picture have in common, and
 there are. Prints the last values, one row per group. `--table` writes the last evaluation of each
 finished run, `--curves` all of them; such a file can stand in place of the folders it was made from
 (only for eval/ columns, grouped as it is), or beside others. Folders without a checkpoint are
-passed over.
+passed over. `--published` adds what experiments/results/published.csv knows of the same agents: a
+dotted line in the agent's colour, with the env steps after which it was reached.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import envs  # noqa: F401  (registers the ids whose reference scores are drawn)
 
 WORDS = {  # on an axis
     "eval/return_mean": "held-out return", "eval/success_rate": "share of successes",
+    "eval/return_worst10": "mean of the worst 10 %",
     "grads/actor_rnn": "gradient norm of the actor's memory",
     "grads/critic_rnn": "gradient norm of the critic's memory",
     "losses/q_policy": "Q at the policy's actions", "losses/q_data": "Q at the actions played",
@@ -41,15 +43,19 @@ WORDS = {  # on an axis
 AGENTS = {"recurrent": "with memory", "markov": "without memory", "oracle": "told what is hidden",
           "markov-actor": "memory in the critic alone", "rmf_sac_gru": "SAC-GRU",
           "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
-          "rmf_sac_discrete_pixels": "discrete SAC-LSTM"}
+          "rmf_sac_discrete_pixels": "discrete SAC-LSTM", "impala_sr": "actor-critic",
+          "varibad_offpolicy": "off-policy variBAD", "varibad_onpolicy": "on-policy",
+          "robust_ppo": "PPO without memory", "vrm": "VRM"}
 COLOURS = {"recurrent": "C0", "markov": "C1", "oracle": "C2", "markov-actor": "C4",
-           "rmf_sac_gru": "C0", "rmf_td3_lstm": "C3", "ppo_gru_baseline": "C5"}  # in all pictures
+           "rmf_sac_gru": "C0", "rmf_td3_lstm": "C3", "ppo_gru_baseline": "C5",
+           "varibad_offpolicy": "C6", "vrm": "C8"}  # in all pictures
 SPEAK_FOR_THEMSELVES = {"policy", "script", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "capture_video", "cuda",
                 "eval_interval"}
 EVALUATION = ("env_step", "charts/updates", "eval/return_mean", "eval/return_std", "eval/episodes",
-              "eval/success_rate", "seconds", "git")  # columns of --table and --curves
+              "eval/return_worst10", "eval/success_rate", "seconds", "git")  # of --table, --curves
+PUBLISHED = Path(__file__).resolve().parent / "results" / "published.csv"
 
 
 def curve(rows, column):
@@ -100,6 +106,7 @@ def main():
                         help="columns a,b,c of metrics.csv: a row of panels for each")
     parser.add_argument("--minutes", action="store_true",
                         help="below each panel the same against minutes")
+    parser.add_argument("--published", action="store_true", help="add what others published")
     options = parser.parse_args()
 
     runs, recipes = {}, {}  # (env id, label, seed) -> curve of each column, its evaluations
@@ -134,9 +141,11 @@ def main():
             rows = [row for key, (_, rows) in sorted(runs.items()) for row in rows[part]
                     if key not in unfinished]
             with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                columns = ("env_id", "group", "seed", *EVALUATION)
+                writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
+    published = list(csv.DictReader(PUBLISHED.open())) if options.published else []
     groups = defaultdict(lambda: defaultdict(list))  # env id -> label -> list of (seed, curves)
     warm_up = defaultdict(list)  # env id -> the last step without an update, of each run
     for (env_id, label, seed), (curves, rows) in runs.items():
@@ -159,6 +168,11 @@ def main():
     for panel_row, (row, column, minutes) in zip(panels, panel_rows):
         for axes, (env_id, lines) in zip(panel_row, groups.items()):
             draw(axes, env_id, lines, row, column, colour, short, minutes)
+            for label, value, steps in known(published, env_id, column, lines):
+                axes.axhline(value, ls=":", color=colour[label])
+                axes.text(0.5, value, f"published, {steps} steps", fontsize=6, va="bottom",
+                          ha="center", color=colour[label],
+                          transform=axes.get_yaxis_transform())
             if not minutes:
                 axes.axvspan(0, min(warm_up[env_id]), color="0.93", lw=0, zorder=0)
             if column.startswith("grads/"):
@@ -171,6 +185,15 @@ def main():
                 names.append(name)
     figure.legend(lines, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=9)
     figure.savefig(options.picture, dpi=110)
+
+
+def known(published, env_id, column, labels):
+    """What is published of the agents of a panel: -> (label, value, after how many env steps)."""
+    for row in published:
+        for label in labels:
+            if (row["env_id"], row["column"]) == (env_id, column) and row["agent"] in label:
+                yield label, float(row["value"]), row["env_steps"]
+                break  # of an agent in several settings the first
 
 
 def in_order(label):

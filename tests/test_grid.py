@@ -1,5 +1,6 @@
 """What is true of the grid runner: what is finished is kept, what broke goes on."""
 
+import csv
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from conftest import TINY_RUN, reproducible
 from PIL import Image
@@ -222,6 +224,20 @@ def test_an_agent_has_one_colour_in_all_pictures():
     assert list(map(colours(agents).get, agents)) == [
         COLOURS["recurrent"], COLOURS["markov"], COLOURS["ppo_gru_baseline"]]
     assert len({*colours([*agents, "gamma 0.9", "gamma 0.5"]).values()}) == 5
+
+
+def test_what_is_published_is_drawn_with_the_agent_it_is_about():
+    from experiments.plot import PUBLISHED, known
+
+    with PUBLISHED.open() as file:
+        rows = list(csv.DictReader(file))
+    labels = ["vrm, recurrent", "rmf_sac_gru, recurrent"]
+    assert list(known(rows, "HopperBLT-P-v0", "eval/return_mean", labels)) == [
+        ("vrm, recurrent", 557, "0.5M")]
+    assert list(known(rows, "HopperBLT-P-v0", "eval/success_rate", labels)) == []
+    scripts = {path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("comparators/*.py")]}
+    assert {row["agent"] for row in rows} <= scripts
+    assert {row["env_id"] for row in rows} <= gym.registry.keys()
 
 
 def test_q_is_put_beside_the_rewards_that_followed(tiny_run, tmp_path):
