@@ -67,7 +67,7 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """hidden layers of each head: policy, value, and c, b and g of the Synthetic Returns"""
     embeddings: tuple[Count, Count, Count] = (100, 8, 8)
     """widths of the layers that embed observation, action and reward"""
-    alpha: Amount = 0.3
+    alpha: Amount = 0.1
     """weight of what a state adds to later rewards in the reward that is learnt from; 0: none"""
     beta: Amount = 1.0
     """weight of the reward itself"""
