@@ -163,8 +163,8 @@ def main():
     for axes in panels[size[0] * size[1]:]:
         axes.remove()  # left over in the last row
     panels = panels[: size[0] * size[1]].reshape(size)
-    colour = colours({label for lines in groups.values() for label in lines})
     short = shorten([label for _, label, _ in runs])
+    colour = colours(short)
     for panel_row, (row, column, minutes) in zip(panels, panel_rows):
         for axes, (env_id, lines) in zip(panel_row, groups.items()):
             draw(axes, env_id, lines, row, column, colour, short, minutes)
@@ -200,10 +200,11 @@ def in_order(label):
     return len(label), label  # context_length 5 before 16
 
 
-def colours(labels):
-    """-> {label: colour}: that of its last part that has one in all pictures, or one left over."""
+def colours(short):
+    """{label: the same in words} -> {label: colour}: that of its last part that has one in all
+    pictures, first come the shortest words, which are of what most runs are; or one left over."""
     colour, rest = {}, []
-    for label in sorted(labels, key=in_order):
+    for label in sorted(short, key=lambda label: (len(short[label]), *in_order(label))):
         own = [COLOURS[part] for part in reversed(label.split(", ")) if part in COLOURS]
         own = [c for c in own if c not in colour.values()]
         if own:

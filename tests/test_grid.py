@@ -218,12 +218,14 @@ def test_a_legend_leaves_out_what_most_runs_share():
 
 
 def test_an_agent_has_one_colour_in_all_pictures():
-    from experiments.plot import COLOURS, colours
+    from experiments.plot import COLOURS, colours, shorten
 
     agents = ["rmf_sac_gru, recurrent", "rmf_sac_gru, markov", "ppo_gru_baseline, recurrent"]
-    assert list(map(colours(agents).get, agents)) == [
-        COLOURS["recurrent"], COLOURS["markov"], COLOURS["ppo_gru_baseline"]]
-    assert len({*colours([*agents, "gamma 0.9", "gamma 0.5"]).values()}) == 5
+    expected = [COLOURS["recurrent"], COLOURS["markov"], COLOURS["ppo_gru_baseline"]]
+    assert list(map(colours(shorten(agents)).get, agents)) == expected
+    assert len({*colours(shorten([*agents, "gamma 0.9", "gamma 0.5"])).values()}) == 5
+    lambdas = ["recurrent, lam 0", *2 * ["recurrent, lam 0.9"], "markov, lam 0.9"]
+    assert colours(shorten(lambdas))["recurrent, lam 0.9"] == COLOURS["recurrent"]
 
 
 def test_what_is_published_is_drawn_with_the_agent_it_is_about():
