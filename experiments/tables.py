@@ -184,7 +184,8 @@ def main():
     if options.tables:
         runs = {key(run): run for path in [RUNS, *options.tables] for run in read(path)}
         with RUNS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, next(iter(runs.values())), lineterminator="\n")
+            columns = max(runs.values(), key=len)  # older tables know fewer
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(sorted(runs.values(), key=in_order))
         read.cache_clear()
