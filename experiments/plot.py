@@ -212,6 +212,7 @@ def colours(short):
         else:
             rest.append(label)
     free = [c for c in (f"C{i}" for i in range(10)) if c not in colour.values()]
+    free.sort(key=lambda c: c in COLOURS.values())  # last those of agents that are not here
     return colour | {label: free[i % len(free)] for i, label in enumerate(rest)}
 
 

@@ -56,6 +56,12 @@ ANSWERS = {
         y = batch.reward + args.gamma * (1 - batch.terminal) * follow
     return y
 ''')]),
+    "test_past_only": ("comparators/varibad_offpolicy.py", [
+        ("    mu, logvar = belief.gather(0, t).chunk(2, -1)\n",
+         "    mu, logvar = belief.gather(0, t).chunk(2, -1)\n"
+         "    past = torch.arange(len(mask))[:, None] < t[:, None, :, 0]  # (M, T, B)\n"),
+        ("(agent.vae.decode(m, x) * mask).sum(1)",
+         "(agent.vae.decode(m, x) * mask * past).sum(1)")]),
 }
 # Answers that are nearly right. Check -> changes.
 WRONG = [
@@ -99,6 +105,14 @@ WRONG = [
         ANSWERS["test_n_step"][1][0][0],
         ANSWERS["test_n_step"][1][0][1].replace("torch.where(last.bool(), next_value, following)",
                                                 "following"))]),
+    ("test_past_only", [(a, b.replace("] < t", "] <= t"))  # the step to come, too
+                        for a, b in ANSWERS["test_past_only"][1]]),
+    ("test_past_only", [(a, b.replace("] < t", "] >= t"))  # what is to come
+                        for a, b in ANSWERS["test_past_only"][1]]),
+    ("test_past_only", [*ANSWERS["test_past_only"][1][:1],  # a mean over the past alone
+                        ("((agent.vae.decode(m, x) * mask).sum(1) / n_steps).mean()",
+                         "((agent.vae.decode(m, x) * mask * past).sum(1)\n                      "
+                         "/ past.sum(1).clamp(min=1)).mean()")]),
 ]
 
 
@@ -170,7 +184,7 @@ def grade(folder, *flags):
 
 
 def test_a_folder_of_solutions_is_graded(tmp_path):
-    """One is right, one wrong, one no Python, one named like no exercise, and four are missing."""
+    """One is right, one wrong, one no Python, one named like no exercise, and five are missing."""
     changes = {"burn_in": ANSWERS["test_burn_in"], "unclipped": ("ppo_gru_baseline.py", [])}
     for name, (script, answer) in changes.items():
         text = (ROOT / script).read_text()
@@ -184,11 +198,12 @@ def test_a_folder_of_solutions_is_graded(tmp_path):
     grades = json.loads((tmp_path / "grades.json").read_text())
     assert {name: g["result"] for name, g in grades.items()} == {
         "time": "missing", "actor_only": "missing", "unclipped": "wrong", "burn_in": "right",
-        "no_shortcut": "missing", "markov_critic": "missing", "n_step": "wrong"}
+        "no_shortcut": "missing", "markov_critic": "missing", "n_step": "wrong",
+        "past_only": "missing"}
     assert "SyntaxError" in grades["n_step"]["why"] and grades["unclipped"]["why"]
     assert "burn_out.py: no exercise is called so" in result.stdout
     lines = result.stdout.splitlines()
-    assert len([x for x in lines if "missing" in x]) == 4 and lines[-1].startswith("1 of 7")
+    assert len([x for x in lines if "missing" in x]) == 5 and lines[-1].startswith("1 of 8")
 
 
 def test_a_folder_without_solutions_is_said(tmp_path):
@@ -196,7 +211,7 @@ def test_a_folder_without_solutions_is_said(tmp_path):
     assert result.returncode == 2 and result.stderr.startswith("error: ")
 
 
-@pytest.mark.slow  # seven processes; each answer alone is checked above
+@pytest.mark.slow  # eight processes; each answer alone is checked above
 def test_all_right_is_status_0(tmp_path):
     for name, (script, answer) in ANSWERS.items():
         text = (ROOT / script).read_text()
@@ -204,7 +219,7 @@ def test_all_right_is_status_0(tmp_path):
             text = text.replace(old, new)
         (tmp_path / f"{name.removeprefix('test_')}.py").write_text(text)
     result = grade(tmp_path)
-    assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("7 of 7")
+    assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("8 of 8")
 
 
 def test_every_exercise_has_an_answer_and_a_lesson():
@@ -215,7 +230,8 @@ def test_every_exercise_has_an_answer_and_a_lesson():
 
 
 def test_every_command_of_the_lessons_is_accepted():
-    lines = re.findall(r"^python (\w+)\.py (.*)$", (ROOT / "docs/lessons.md").read_text(), re.M)
+    text = (ROOT / "docs/lessons.md").read_text()
+    lines = re.findall(r"^python (?:comparators/)?(\w+)\.py (.*)$", text, re.M)
     assert len(lines) > 20
     for name, flags in lines:
         script = importlib.import_module(name)
@@ -228,7 +244,7 @@ QUICK = re.findall(r"\*\*In two minutes\.\*\*.*?```bash\n(.*?)```\n\n!\[.*?\]\((
 
 
 def test_every_lesson_has_a_variant_of_two_minutes_with_a_picture():
-    assert len(QUICK) == 7
+    assert len(QUICK) == 8
     for n, (commands, picture) in enumerate(QUICK, 1):
         assert (ROOT / "docs" / picture).is_file() and picture.endswith(f"short-{n}.png")
         *runs, draw = commands.splitlines()
@@ -236,7 +252,7 @@ def test_every_lesson_has_a_variant_of_two_minutes_with_a_picture():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", range(1, 8))
+@pytest.mark.parametrize("n", range(1, 9))
 def test_the_two_minute_commands_of_a_lesson_run_in_a_fresh_clone(n, tmp_path):
     """Side by side, as the lesson says; five minutes, for a machine that does something else."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)

@@ -81,9 +81,9 @@ def test_the_tables_of_the_lessons_hold_runs_that_their_scripts_accept():
 
     for path in sorted((ROOT / "experiments" / "lessons").glob("*.toml")):
         jobs = grid.jobs_of(grid.tomllib.loads(path.read_text()))
-        assert len(jobs) >= 12
+        assert len(jobs) >= 9
         for script, *flags in {tuple(job[:-2]) for job in jobs.values()}:  # one of the seeds
-            name = script.removesuffix(".py")
+            name = Path(script).stem
             parse_args(importlib.import_module(name).Args, name, flags)
 
 
