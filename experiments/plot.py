@@ -212,7 +212,8 @@ def colours(short):
         else:
             rest.append(label)
     free = [c for c in (f"C{i}" for i in range(10)) if c not in colour.values()]
-    free.sort(key=lambda c: c in COLOURS.values())  # last those of agents that are not here
+    if colour:  # last those of agents that are not here
+        free.sort(key=lambda c: c in COLOURS.values())
     return colour | {label: free[i % len(free)] for i, label in enumerate(rest)}
 
 

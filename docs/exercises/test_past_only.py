@@ -1,5 +1,5 @@
-"""Lesson 8: a belief of the past alone. From what is believed at time t the steps before t are to be
-told, and no others; the error is still a mean over all steps of the episode, 0 for the others."""
+"""Lesson 8: a belief of the past alone. From what is believed at time t the steps before t are to
+be told, and no others; the error is still a mean over all steps of the episode, 0 for the rest."""
 
 import torch
 
