@@ -1,6 +1,7 @@
 """What is true of the words: help texts, flags, metrics and links."""
 
 import ast
+import csv
 import importlib
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import read_metrics
 from test_siblings import COMPARATORS, SCRIPTS, TINY
@@ -160,6 +162,19 @@ def test_no_file_names_a_path_of_somebodys_machine():
 @every_page
 def test_no_place_is_left_to_be_filled_in(page):
     assert re.findall(r"^[A-Z]{5,}$|^@+[A-Z]+@+$", page.read_text(), re.M) == []
+
+
+def test_the_returns_on_the_way_of_lesson_2_are_those_of_its_curves():
+    with (ROOT / "experiments/results/curves/shared_encoder.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if 6000 <= float(row["env_step"]) <= 11000]
+    page = (ROOT / "docs" / "lessons.md").read_text()
+    table = page[page.index("held-out return on the way") :]
+    for routing in dict.fromkeys(row["group"] for row in rows):
+        means = [np.mean([float(row["eval/return_mean"]) for row in rows
+                          if (row["group"], row["seed"]) == (routing, seed)])
+                 for seed in ("11", "12", "13")]
+        said = re.search(rf"^\| `{routing}` \| (.*?) \|", table, re.M)[1].replace("*", "")
+        assert said == ", ".join(f"{mean:.0f}" for mean in means)
 
 
 def test_tables_are_what_their_runs_say():

@@ -1,23 +1,23 @@
 """What is true of the comparator with a belief VAE, beyond what it shares with the scripts."""
 
 import re
+import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
+import varibad_offpolicy as vb
 from conftest import numbers, read_metrics, reproducible, stops_at
+from test_siblings import blocks
+
+import rmf_sac_gru as sac
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "comparators"))
-import varibad_offpolicy as vb  # noqa: E402
-from test_siblings import blocks  # noqa: E402
-
-import rmf_sac_gru as sac  # noqa: E402
-
 SMALL = dict(rnn_size=8, hidden_sizes=(8, 8), embeddings=(4, 3, 2), latent_dim=2, elbo_terms=3)
 TINY = ("--env-id toy_envs:PendulumShort-v0 --num-envs 2 --total-timesteps 320"
         " --learning-starts 40 --eval-interval 100 --eval-episodes 2 --updates-per-step 0.1"
@@ -376,3 +376,21 @@ def test_a_belief_comes_to_tell_what_is_hidden():
     with torch.no_grad():
         error = agent.vae.decode(mu, x).mean((1, 2))[:6]  # (M,) from b_0, b_1, ...
     assert 0.8 < error[0] < 1.3 and error[1:].max() < 0.2
+
+
+def test_what_a_belief_knows_is_told_of_the_trials_that_are_played(start):
+    flags = ("--env-id SemiCircle-v0 --total-timesteps 480 --num-envs 2 --learning-starts 240"
+             " --inputs or --eval-episodes 2").split()
+    folder = start(*flags)
+    out = subprocess.run([sys.executable, "experiments/what_a_belief_knows.py", str(folder)],
+                         cwd=ROOT, capture_output=True, text=True)
+    args = vb.parse_args(vb.Args, "varibad_offpolicy", [*TINY, *flags])
+    env = vb.POMDP(args, 100, "heldout")
+    agent = vb.Agent(env.obs_dim, env.action_dim, args)
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["things"]
+    agent.load_state_dict(saved["agent"])
+    rows, *_ = vb.play(env, partial(agent.act, deterministic=True), 7)
+    found, halves = (rows["prev_reward"] > 0).any(0), (rows[1:61], rows[61:])
+    assert len(rows) == 121 and f"found in {found.mean():.0%}" in out.stdout
+    first, second = (half["prev_reward"].sum(0).mean() for half in halves)
+    assert f"first half {first:.1f}, second half {second:.1f}" in out.stdout
