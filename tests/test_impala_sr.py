@@ -1,21 +1,18 @@
 """What is true of the comparator with Synthetic Returns, beyond what it shares with the scripts."""
 
-import sys
 from pathlib import Path
 
+import impala_sr as sr
 import numpy as np
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
 from conftest import numbers, read_metrics, reproducible, stops_at
+from test_siblings import blocks
+
+import rmf_sac_discrete_pixels as pixels
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "comparators"))
-import impala_sr as sr  # noqa: E402
-from test_siblings import blocks  # noqa: E402
-
-import rmf_sac_discrete_pixels as pixels  # noqa: E402
-
 TINY = ("--env-id toy_envs:KeyToDoorShort-v0 --num-envs 2 --total-timesteps 800 --eval-interval 250"
         " --eval-episodes 2 --rnn-size 8 --hidden-sizes 8 --embeddings 8 8 8").split()
 

@@ -1,7 +1,6 @@
 """What is true of presets.toml: all of it can be taken by a script, and is what it should be."""
 
 import importlib
-import sys
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,7 +13,6 @@ import rmf_td3_lstm as td3
 from run import UsageError, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "comparators"))
 TABLE = tomllib.loads((ROOT / "presets.toml").read_text())
 HEADINGS = [(kind, scripts, families, values) for kind in TABLE
             for scripts, part in TABLE[kind].items() for families, values in part.items()]

@@ -2,22 +2,20 @@
 
 import ast
 import copy
-import sys
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import robust_ppo as robust
 import torch
 import toy_envs
 from conftest import numbers, read_metrics, reproducible, stops_at
+from test_siblings import blocks
+
+import ppo_gru_baseline as ppo
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "comparators"))
-import robust_ppo as robust  # noqa: E402
-from test_siblings import blocks  # noqa: E402
-
-import ppo_gru_baseline as ppo  # noqa: E402
 
 
 class TaskClockEnv(toy_envs.ClockEnv):

@@ -36,7 +36,6 @@ import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [sac, td3, pixels, ppo]
-sys.path.insert(0, str(ROOT / "comparators"))
 COMPARATORS = [importlib.import_module(file.stem)
                for file in sorted((ROOT / "comparators").glob("*.py"))]
 TINY = {

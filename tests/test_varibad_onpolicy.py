@@ -3,25 +3,23 @@
 import ast
 import copy
 import re
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import robust_ppo as robust
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
+import varibad_offpolicy as offpolicy
+import varibad_onpolicy as vb
 from conftest import numbers, read_metrics, reproducible, stops_at
+from test_siblings import blocks
+
+import ppo_gru_baseline as ppo
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "comparators"))
-import robust_ppo as robust  # noqa: E402
-import varibad_offpolicy as offpolicy  # noqa: E402
-import varibad_onpolicy as vb  # noqa: E402
-from test_siblings import blocks  # noqa: E402
-
-import ppo_gru_baseline as ppo  # noqa: E402
 
 
 class HiddenSignEnv(gym.Env):

@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import torch
 import toy_envs  # noqa: F401  (registers the ids)
+import vrm
 from conftest import numbers, read_metrics, reproducible, stops_at
 from test_buffer import CPU, episodes, make_buffer
+from test_siblings import blocks
+
+import rmf_sac_gru as sac
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "comparators"))
-import vrm  # noqa: E402
-from test_siblings import blocks  # noqa: E402
-
-import rmf_sac_gru as sac  # noqa: E402
-
 TINY = ("--env-id toy_envs:PendulumShort-v0 --num-envs 2 --total-timesteps 320 --learning-starts 40"
         " --first-updates 3 --eval-interval 100 --eval-episodes 2 --updates-per-step 0.16"
         " --model-frequency 2 --rnn-size 8 --hidden-sizes 8 8 --context-length 6 --burn-in 3"
