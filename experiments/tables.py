@@ -70,6 +70,8 @@ def seeds_of(runs):
 
 
 def minutes_of(runs):
+    if not all(run["seconds"] for run in runs):
+        return "GPU"  # made side by side on one; their minutes say nothing about a laptop
     minutes = [float(run["seconds"]) / 60 for run in runs]
     low, high = (f"{x:.1f}" if x < 10 else f"{x:.0f}" for x in (min(minutes), max(minutes)))
     return low if low == high else f"{low} to {high}"

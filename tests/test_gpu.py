@@ -25,7 +25,8 @@ def skip_without_a_gpu():
 def test_a_run_on_a_gpu_stops_resumes_and_is_evaluated_on_a_cpu(script, tmp_path):
     def start(*arguments, environment=AS_STARTED):
         return subprocess.Popen([sys.executable, script.__file__, *arguments], env=environment,
-                                cwd=ROOT, stdout=subprocess.PIPE, text=True)
+                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True)
 
     process, seen = start(*TINY[script], "--runs-dir", str(tmp_path)), 0
     for line in process.stdout:
@@ -33,7 +34,8 @@ def test_a_run_on_a_gpu_stops_resumes_and_is_evaluated_on_a_cpu(script, tmp_path
         if seen == 3:  # there were updates
             break
     process.send_signal(signal.SIGINT)
-    assert "stopped; go on with" in process.communicate()[0] and process.returncode == 130
+    assert "nothing is lost: go on with --resume" in process.communicate()[0]
+    assert process.returncode != 0
     (folder,) = tmp_path.iterdir()
 
     said = start("--resume", str(folder)).communicate()[0]
