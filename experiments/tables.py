@@ -101,15 +101,15 @@ def every_run(runs):
                    f"{minutes_of(of_policy)} |")
 
 
-def short(runs):
-    """A row for each environment and script that `SHORT` names."""
+def short(runs, of_script=""):
+    """A row for each environment and script that `SHORT` names, or each environment of a script."""
     yield ("| environment | algorithm | recurrent | oracle | Markovian | seeds | env steps | "
            "minutes |")
     yield "|---" * 8 + "|"
-    rows = grouped(runs)
-    for env_id, script in ((f"{name}-v0", script) for script in SHORT
-                           for name in SHORT[script].split()):
-        cells, policies = [], rows.get((env_id, script))
+    groups = grouped(runs)
+    named = [(f"{name}-v0", script) for script in SHORT for name in SHORT[script].split()]
+    for env_id, script in groups if of_script else named:
+        cells, policies = [], groups.get((env_id, script))
         if not policies:
             continue
         for policy in POLICIES:
@@ -152,7 +152,8 @@ def filled(text, runs):
         if name in TABLES:
             rows = TABLES[name](runs("unseen"))
         elif name.startswith("of "):
-            rows = every_run([run for run in runs("unseen") if run["group"].startswith(name[3:])])
+            script = name.removeprefix("of ")
+            rows = short([run for run in runs("unseen") if run["group"].startswith(script)], script)
         else:
             rows = lesson(runs(name))
         return match[1] + "\n".join(rows) + "\n" + match[3]
