@@ -65,8 +65,8 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """M, how many times t of each episode are decoded from, drawn anew for each update"""
     kl_weight: Amount = 0.1
     """weight of what a belief moves in one step, in nats, against the squared error"""
-    beliefs: Literal["stored", "reencoded"] = "stored"
-    """what SAC learns from: beliefs as they were when the step was played, or today's"""
+    beliefs: Literal["reencoded", "stored"] = "reencoded"
+    """what SAC learns from: today's beliefs, or those of when the step was played (the authors')"""
     rewarded_fraction: Share = 0.0
     """share of each batch, 0 to 1, from episodes with a reward; where that is luck, Q is biased"""
     gamma: Share = 0.99

@@ -55,7 +55,7 @@ def paper(recurrent, markovian, oracle):
 
 
 REFERENCE_SCORES = {  # horizontal lines of a learning curve: name -> return of one episode
-    "Pendulum-v1": {"full-state SAC": -157},
+    "Pendulum-v1": {"full state (RL Zoo)": -157},
     "CartPole-v1": {"maximum": 200},
     "LunarLander-v3": {"landed well": 200},  # Gymnasium's own line for "solved"
     "HalfCheetah-v5": {"random": -284},

@@ -242,7 +242,7 @@ def test_the_critic_follows_its_target_alone_as_computed_by_hand():
 
 
 def test_stored_and_reencoded_beliefs_are_the_same_until_the_belief_learns():
-    args, agent = make_agent()
+    args, agent = make_agent(beliefs="stored")
     x = as_tensors(*random_episodes(agent))
     other = vb.Args(**SMALL, beliefs="reencoded")
     stored, today = (vb.transitions_of(agent, x, a) for a in (args, other))
@@ -290,7 +290,7 @@ def test_what_is_stored_is_what_was_believed_when_the_step_was_played(start, mon
 # --- RUNS -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [[], ["--beliefs", "reencoded"], ["--policy", "markov"],
+@pytest.mark.parametrize("flags", [[], ["--beliefs", "stored"], ["--policy", "markov"],
                                    ["--policy", "oracle"]], ids=" ".join)
 def test_a_run_changes_every_weight_and_the_same_seed_gives_the_same_numbers(flags, start):
     folder = start(*flags)
