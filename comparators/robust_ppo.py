@@ -65,8 +65,8 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """episodes to learn from: all; the worst; or the worst and those that are good and similar"""
     worst_share: Share = 0.1
     """share of the episodes that are the worst, 0 to 1"""
-    epopt_warmup: Whole = 100
-    """rounds in which epopt learns from all episodes"""
+    epopt_warmup: Share = 0.2
+    """first share of the run, 0 to 1, in which epopt learns from all episodes"""
     kappa: Amount = 1.0
     """how much return mrpo asks, at first, for being as different as a parameter's whole range"""
     kappa_growth: Positive = 1.005
@@ -74,7 +74,9 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     hidden_sizes: tuple[Count, ...] = (64, 64)
     """hidden layers of the actor and of the critic"""
     update_epochs: Count = 10
-    """gradient steps on each round, each on all that is learnt from"""
+    """times that each round is gone over"""
+    minibatch_size: Whole = 2048
+    """steps per gradient step; 0: all that is learnt from, as EPOpt's and MRPO's code"""
     gamma: Share = 0.99
     """discount, 0 to 1"""
     gae_lambda: Share = 0.95
@@ -224,13 +226,15 @@ def update(agent, optimizer, segment, keep, args):
         segment.obs[:-1], segment.action, segment.log_prob, a, target))  # (S, ...)
     a = (a - a.mean()) / (a.std(correction=0) + 1e-8)
     # DEVIATION: the critic's loss is not clipped.
-    for _ in range(args.update_epochs):
-        policy, value = agent.pi(obs), agent.critic(obs).squeeze(-1)
-        log_ratio = policy.log_prob(action) - old_log_prob  # (S,)
+    n_parts = max(1, len(a) // (args.minibatch_size or len(a)))
+    for part in (part for _ in range(args.update_epochs)
+                 for part in torch.randperm(len(a)).chunk(n_parts)):  # (M,) steps
+        policy, value = agent.pi(obs[part]), agent.critic(obs[part]).squeeze(-1)
+        log_ratio = policy.log_prob(action[part]) - old_log_prob[part]  # (M,)
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-        pi_loss = -torch.minimum(ratio * a, clipped * a).mean()  # Eq. (3)
-        v_loss = ((value - target) ** 2).mean()  # Eq. (4)
+        pi_loss = -torch.minimum(ratio * a[part], clipped * a[part]).mean()  # Eq. (3)
+        v_loss = ((value - target[part]) ** 2).mean()  # Eq. (4)
         entropy = policy.entropy().mean()
         optimizer.zero_grad()
         (pi_loss + args.vf_coef * v_loss - args.ent_coef * entropy).backward()
@@ -399,9 +403,8 @@ def train(args):
             env, agent, args, int(rng.integers(2**31)))
         env_step += int(n_steps.sum())
         # The agent learns from some of them.
-        n_rounds = n_updates // args.update_epochs
-        kappa = args.kappa * args.kappa_growth**n_rounds
-        keep = select(scaled, params, kappa, args, warm_up=n_rounds < args.epopt_warmup)
+        kappa = args.kappa * args.kappa_growth ** (len(run.rows) - 1)  # a row for each round
+        keep = select(scaled, params, kappa, args, warm_up=left > 1 - args.epopt_warmup)
         scalars = list(update(agent, optimizer, segment, keep, args))
         n_updates += len(scalars)
         # One row of numbers, means over the round.

@@ -212,6 +212,21 @@ def test_only_steps_of_the_kept_episodes_are_learnt_from():
     assert not torch.allclose(other[0], gradients(agent, args, segment, keep)[1][0])
 
 
+def test_each_time_over_a_round_each_kept_step_is_in_one_minibatch_of_about_the_size():
+    args, _, agent, segment, *_ = clock_round()
+    args.update_epochs, args.minibatch_size = 3, 4
+    seen = []
+    agent.critic.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    keep = np.array([False, True, True, False])  # episodes of 4 and 5 steps
+    list(robust.update(agent, torch.optim.SGD(agent.parameters(), 0.0), segment, keep, args))
+    assert [len(obs) for obs in seen] == 3 * [5, 4]
+    chosen = segment.obs[:-1][segment.mask.bool() & torch.from_numpy(keep)[segment.episode]]
+    orders = [torch.cat(seen[i : i + 2]) for i in (0, 2, 4)]
+    assert not torch.equal(orders[0], orders[1])
+    for order in orders:
+        assert sorted(order.tolist()) == sorted(chosen.tolist())
+
+
 def test_the_losses_of_a_first_step_are_those_computed_by_hand():
     """Before any step every ratio is 1: the gain is the mean of advantages of mean 0, its gradient
     is that of -log pi A."""
@@ -234,7 +249,7 @@ def test_the_losses_of_a_first_step_are_those_computed_by_hand():
 
 
 @pytest.mark.parametrize("flags", [
-    "--select all", "--select epopt --epopt-warmup 2", "--select mrpo",
+    "--select all --minibatch-size 8", "--select epopt --epopt-warmup 0.15", "--select mrpo",
     "--select mrpo --policy oracle --env-id HopperShort-v0",
     "--select epopt --env-id CartPole-V-v0"])
 def test_a_run_changes_every_weight_and_the_same_seed_gives_the_same_numbers(flags, start):
@@ -251,7 +266,7 @@ def test_a_run_changes_every_weight_and_the_same_seed_gives_the_same_numbers(fla
 
 
 def test_a_row_tells_what_was_kept(start):
-    kept = numbers(start("--select", "epopt", "--epopt-warmup", "2"), "charts/kept")
+    kept = numbers(start("--select", "epopt", "--epopt-warmup", "0.15"), "charts/kept")
     assert kept.tolist() == [1, 1] + [0.5] * 10  # the worst: both episodes of lane 0
     assert set(numbers(start("--select", "all"), "charts/kept")) == {1}
     folder = start("--select", "mrpo", "--kappa", "0.1", "--kappa-growth", "1.5")
@@ -290,7 +305,7 @@ def test_bad_flags_are_refused_in_a_line(flags, fix, tmp_path):
 @pytest.mark.parametrize("select", ["all", "epopt"])
 def test_it_learns_to_balance_a_pole(select, tmp_path, no_pictures):
     """For 1000 steps at most; before it learns for 25, with exploration for 6 to 10."""
-    folder = robust.main(f"--env-id InvertedPendulum-v5 --select {select} --epopt-warmup 10"
+    folder = robust.main(f"--env-id InvertedPendulum-v5 --select {select} --epopt-warmup 0.2"
                          " --total-timesteps 40000 --episodes 20 --learning-rate 1e-3"
                          f" --runs-dir {tmp_path}".split())
     assert numbers(folder, "charts/episodic_return")[0] < 15
