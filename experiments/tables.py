@@ -27,7 +27,7 @@ RUNS = RESULTS / "unseen.csv"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {"rmf_sac_gru": "SAC-GRU", "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
            "rmf_sac_discrete_pixels": "discrete SAC-LSTM",
-           "varibad_offpolicy": "off-policy variBAD"}
+           "varibad_offpolicy": "off-policy variBAD", "vrm": "VRM", "impala_sr": "actor-critic"}
 SHORT = {  # rows of the README
     "rmf_sac_gru": "Wind SemiCircle Pendulum-V HalfCheetah-V", "rmf_td3_lstm": "Wind",
     "ppo_gru_baseline": "Pendulum-V CartPole-P",
