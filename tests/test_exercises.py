@@ -254,13 +254,13 @@ def test_every_lesson_has_a_variant_of_two_minutes_with_a_picture():
 @pytest.mark.slow
 @pytest.mark.parametrize("n", range(1, 9))
 def test_the_two_minute_commands_of_a_lesson_run_in_a_fresh_clone(n, tmp_path):
-    """Side by side, as the lesson says; five minutes, for a machine that does something else."""
+    """Side by side, as the lesson says; a quarter of an hour, for a slow and busy machine."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
     python = f"PATH={Path(sys.executable).parent}:$PATH OMP_NUM_THREADS=1"
     *runs, draw = QUICK[n - 1][0].splitlines()
     runs = [subprocess.Popen(f"{python} {line}", shell=True, cwd=tmp_path / "clone",
                              stdout=subprocess.DEVNULL) for line in runs]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    assert [run.wait(timeout=900) for run in runs] == [0, 0]
     subprocess.run(f"{python} {draw}", shell=True, cwd=tmp_path / "clone", check=True)
     assert (tmp_path / "clone" / f"short{n}.png").stat().st_size > 1000
 
