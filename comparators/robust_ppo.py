@@ -227,24 +227,24 @@ def update(agent, optimizer, segment, keep, args):
     a = (a - a.mean()) / (a.std(correction=0) + 1e-8)
     # DEVIATION: the critic's loss is not clipped.
     n_parts = max(1, len(a) // (args.minibatch_size or len(a)))
-    for part in (part for _ in range(args.update_epochs)
-                 for part in torch.randperm(len(a)).chunk(n_parts)):  # (M,) steps
-        policy, value = agent.pi(obs[part]), agent.critic(obs[part]).squeeze(-1)
-        log_ratio = policy.log_prob(action[part]) - old_log_prob[part]  # (M,)
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-        pi_loss = -torch.minimum(ratio * a[part], clipped * a[part]).mean()  # Eq. (3)
-        v_loss = ((value - target[part]) ** 2).mean()  # Eq. (4)
-        entropy = policy.entropy().mean()
-        optimizer.zero_grad()
-        (pi_loss + args.vf_coef * v_loss - args.ent_coef * entropy).backward()
-        nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-        optimizer.step()
-        scalars = {"losses/policy_loss": pi_loss, "losses/value_loss": v_loss,
-                   "losses/value": value.mean(), "losses/entropy": entropy,
-                   "losses/approx_kl": (ratio - 1 - log_ratio).mean(),
-                   "losses/clipfrac": (ratio != clipped).float().mean()}
-        yield {name: x.detach() for name, x in scalars.items()}
+    for _ in range(args.update_epochs):
+        for part in torch.randperm(len(a)).chunk(n_parts):  # (M,) steps
+            policy, value = agent.pi(obs[part]), agent.critic(obs[part]).squeeze(-1)
+            log_ratio = policy.log_prob(action[part]) - old_log_prob[part]  # (M,)
+            ratio = log_ratio.exp()
+            clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+            pi_loss = -torch.minimum(ratio * a[part], clipped * a[part]).mean()  # Eq. (3)
+            v_loss = ((value - target[part]) ** 2).mean()  # Eq. (4)
+            entropy = policy.entropy().mean()
+            optimizer.zero_grad()
+            (pi_loss + args.vf_coef * v_loss - args.ent_coef * entropy).backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+            scalars = {"losses/policy_loss": pi_loss, "losses/value_loss": v_loss,
+                       "losses/value": value.mean(), "losses/entropy": entropy,
+                       "losses/approx_kl": (ratio - 1 - log_ratio).mean(),
+                       "losses/clipfrac": (ratio != clipped).float().mean()}
+            yield {name: x.detach() for name, x in scalars.items()}
 
 
 # --- POMDP WRAPPER AND PLAY -----------------------------------------------------------------------

@@ -60,8 +60,8 @@ PUBLISHED = Path(__file__).resolve().parent / "results" / "published.csv"
 
 def curve(rows, column):
     """-> env steps, minutes and values, (3, n), of the rows that hold a number in that column."""
-    return np.array([(float(row["env_step"]), float(row["seconds"] or "nan") / 60, float(row[column]))
-                     for row in rows if row.get(column)]).reshape(-1, 3).T
+    return np.array([(float(row["env_step"]), float(row["seconds"] or "nan") / 60,
+                      float(row[column])) for row in rows if row.get(column)]).reshape(-1, 3).T
 
 
 def load_run(folder, columns):

@@ -101,14 +101,14 @@ def every_run(runs):
                    f"{minutes_of(of_policy)} |")
 
 
-def short(runs, of_script=""):
-    """A row for each environment and script that `SHORT` names, or each environment of a script."""
+def short(runs, every=False):
+    """A row for each environment and script that `SHORT` names, or for every one."""
     yield ("| environment | algorithm | recurrent | oracle | Markovian | seeds | env steps | "
            "minutes |")
     yield "|---" * 8 + "|"
     groups = grouped(runs)
     named = [(f"{name}-v0", script) for script in SHORT for name in SHORT[script].split()]
-    for env_id, script in groups if of_script else named:
+    for env_id, script in groups if every else named:
         cells, policies = [], groups.get((env_id, script))
         if not policies:
             continue
@@ -152,8 +152,8 @@ def filled(text, runs):
         if name in TABLES:
             rows = TABLES[name](runs("unseen"))
         elif name.startswith("of "):
-            script = name.removeprefix("of ")
-            rows = short([run for run in runs("unseen") if run["group"].startswith(script)], script)
+            mine = [run for run in runs("unseen") if run["group"].startswith(name[3:])]
+            rows = short(mine, every=True)
         else:
             rows = lesson(runs(name))
         return match[1] + "\n".join(rows) + "\n" + match[3]
