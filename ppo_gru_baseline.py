@@ -193,7 +193,7 @@ class Branch(nn.Module):
     def __init__(self, obs_dim, action_dim, n_out, args):
         super().__init__()
         self.encoder = Encoder(obs_dim, action_dim, args)
-        self.embed = nn.Linear(obs_dim, args.embeddings[0])  # the shortcut around the memory
+        self.embed = nn.Linear(obs_dim, args.embeddings[0])  # shortcut: h need not hold o_t
         self.head = Head(self.encoder.H, args.embeddings[0], args.hidden_sizes, n_out)
 
     def forward(self, obs, prev_action, prev_reward, first, h):
@@ -312,7 +312,7 @@ def update(agent, optimizer, segment, args, rng):
                 "grads/actor_rnn": grad_norm(agent.actor.encoder),
                 "grads/critic_rnn": grad_norm(agent.critic.encoder)}
             if epoch == part == 0:  # before any step each ratio is 1, or learning is not acting
-                scalars["losses/first_ratio"] = masked_mean((ratio - 1).abs(), m)
+                scalars["losses/first_ratio_error"] = masked_mean((ratio - 1).abs(), m)
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
             yield {name: x.detach() for name, x in scalars.items()}

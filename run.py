@@ -230,6 +230,7 @@ class Run:
         self.env_step, self.n_updates, self.seconds, self.tracker = 0, 0, 0.0, None
         self.columns, self.rows = [], []  # of metrics.csv; a row: column -> text
         self.score, self.speed, self.saved = "-", 0.0, 0
+        self.module = f" --env-id {args.env_id}" if ":" in args.env_id else ""
         if args.evaluate:
             self.folder, self.env_step = Path(args.evaluate), args.total_timesteps
             load_checkpoint(self.folder, "--evaluate", agent=things["agent"])
@@ -262,9 +263,8 @@ class Run:
         if kind not in (KeyboardInterrupt, FloatingPointError):
             sys.__excepthook__(kind, error, trace)
         reason = f"error: {error}" if kind is FloatingPointError else "stopped"
-        module = f" --env-id {self.args.env_id}" if ":" in self.args.env_id else ""
         print(f"{reason}; up to env step {self.saved:,} nothing is lost: go on with --resume "
-              f"{self.folder}{module}", file=sys.stderr)
+              f"{self.folder}{self.module}", file=sys.stderr)
 
     def _go_on(self):
         """Back to the last checkpoint: what came after it is played again, with the same numbers.
@@ -376,7 +376,10 @@ class Run:
         for name, value in row.items():
             if name.startswith("eval/"):
                 print(f"{name}: {value:.4g}")
-        print(f"next: --policy markov; --evaluate {self.folder} --capture-video; docs/lessons.md")
+        if not self.args.evaluate:
+            twin = "" if self.args.policy == "markov" else "the same with --policy markov; "
+            print(f"next: python {sys.argv[0]} --evaluate {self.folder}{self.module} "
+                  f"--capture-video; {twin}lesson 1 in docs/lessons.md")
         mean, std, n = (row[f"eval/{x}"] for x in ("return_mean", "return_std", "episodes"))
         print(f"{self.folder}: held-out return {mean:.2f} +- {std:.2f} ({n} episodes, standard "
               f"error {std / max(n - 1, 1) ** 0.5:.2f})")
@@ -403,10 +406,11 @@ def draw_curve(run):
         "env_step", "eval/return_mean", "eval/return_p10", "eval/return_p90")] for r in rows]).T
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(step, mean, color="C0", label=f"seed {args.seed}")
-    axes.fill_between(step, low, high, color="C0", alpha=0.2, lw=0, label="8 of 10 episodes")
+    colour = {"markov": "C1", "oracle": "C2"}.get(args.policy, "C0")  # as in all pictures
+    axes.plot(step, mean, color=colour, label=f"seed {args.seed}")
+    axes.fill_between(step, low, high, color=colour, alpha=0.2, lw=0, label="8 of 10 episodes")
     for i, (name, score) in enumerate(run.scores.items()):
-        axes.axhline(score, color=f"C{i + 1}", ls="--", lw=1, label=f"{name}: {score:g}")
+        axes.axhline(score, color="0.5", ls=("--", ":", "-.")[i % 3], label=f"{name}: {score:g}")
     untrained = [float(r["env_step"]) for r in run.rows if float(r["charts/updates"]) == 0]
     axes.axvspan(0, untrained[-1], color="0.93", label="no update yet")
     axes.set(title=f"{args.env_id}  {script_of(args).stem}, {run.about}", xlabel="env steps",

@@ -94,7 +94,7 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """a ratio is clipped at 1 plus and minus this"""
     ent_coef: Amount = 0.0
     """weight of the entropy bonus"""
-    vf_coef: Amount = 0.5
+    vf_coef: Amount = 0.125
     """weight of the critic's loss; with rl2 both losses train one memory"""
     learning_rate: Positive = 1e-3
     """Adam's learning rate"""

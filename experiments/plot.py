@@ -48,7 +48,9 @@ AGENTS = {"recurrent": "with memory", "markov": "without memory", "oracle": "tol
           "robust_ppo": "PPO without memory", "vrm": "VRM"}
 COLOURS = {"recurrent": "C0", "markov": "C1", "oracle": "C2", "markov-actor": "C4",
            "rmf_sac_gru": "C0", "rmf_td3_lstm": "C3", "ppo_gru_baseline": "C5",
-           "varibad_offpolicy": "C6", "vrm": "C8"}  # in all pictures
+           "varibad_offpolicy": "C6", "vrm": "C8", "beliefs stored": "rosybrown",
+           "separate": "C0", "published": "crimson", "published-clipped": "salmon",
+           "critic-frozen": "seagreen", "critic-only": "darkcyan"}  # in all pictures
 SPEAK_FOR_THEMSELVES = {"policy", "script", "shared_encoder"}  # in a legend
 # Arguments that may differ within a group.
 THE_RUNS_OWN = {"seed", "runs_dir", "resume", "evaluate", "track", "capture_video", "cuda",
@@ -183,7 +185,8 @@ def main():
             if name not in names:
                 lines.append(line)
                 names.append(name)
-    figure.legend(lines, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=9)
+    figure.legend(lines, names, loc="outside lower center", ncols=min(len(names), 2 * shape[1], 4),
+                  fontsize=9)
     figure.savefig(options.picture, dpi=110)
 
 
@@ -260,6 +263,7 @@ def draw(axes, env_id, lines, row, column, colour, short, minutes):
         by_score = sorted(scores.items(), key=lambda item: item[1])
         for i, (name, score) in enumerate(by_score):  # neighbours are named at opposite ends
             axes.axhline(score, color="0.6", ls=":", lw=1)
+            axes.margins(y=0.08)  # room for the name of the highest
             axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
                       ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
     n_seeds = sorted({len(runs) for runs in lines.values()})

@@ -105,6 +105,9 @@ WRONG = [
         ANSWERS["test_n_step"][1][0][0],
         ANSWERS["test_n_step"][1][0][1].replace("torch.where(last.bool(), next_value, following)",
                                                 "following"))]),
+    ("test_n_step", [(  # adds a value behind the goal if that is the third step
+        a, b.replace("(1 - batch.terminal) * follow", "(1 - batch.terminal * (k > 0)) * follow"))
+        for a, b in ANSWERS["test_n_step"][1]]),
     ("test_past_only", [(a, b.replace("] < t", "] <= t"))  # the step to come, too
                         for a, b in ANSWERS["test_past_only"][1]]),
     ("test_past_only", [(a, b.replace("] < t", "] >= t"))  # what is to come
@@ -184,7 +187,8 @@ def grade(folder, *flags):
 
 
 def test_a_folder_of_solutions_is_graded(tmp_path):
-    """One is right, one wrong, one no Python, one named like no exercise, and five are missing."""
+    """One is right, one wrong, one no Python, one named like no exercise, one leaves before its
+    check, and four are missing."""
     changes = {"burn_in": ANSWERS["test_burn_in"], "unclipped": ("ppo_gru_baseline.py", [])}
     for name, (script, answer) in changes.items():
         text = (ROOT / script).read_text()
@@ -192,18 +196,20 @@ def test_a_folder_of_solutions_is_graded(tmp_path):
             text = text.replace(old, new)
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "n_step.py").write_text("def update(:")
+    (tmp_path / "time.py").write_text("import os\nos._exit(0)")
     (tmp_path / "burn_out.py").write_text("")
     result = grade(tmp_path, "--json", "grades.json")
     assert result.returncode == 1, result.stderr
     grades = json.loads((tmp_path / "grades.json").read_text())
     assert {name: g["result"] for name, g in grades.items()} == {
-        "time": "missing", "actor_only": "missing", "unclipped": "wrong", "burn_in": "right",
+        "time": "wrong", "actor_only": "missing", "unclipped": "wrong", "burn_in": "right",
         "no_shortcut": "missing", "markov_critic": "missing", "n_step": "wrong",
         "past_only": "missing"}
     assert "SyntaxError" in grades["n_step"]["why"] and grades["unclipped"]["why"]
     assert "burn_out.py: no exercise is called so" in result.stdout
     lines = result.stdout.splitlines()
-    assert len([x for x in lines if "missing" in x]) == 5 and lines[-1].startswith("1 of 8")
+    assert grades["time"]["why"] and "losses/policy_loss" in grades["unclipped"]["why"]
+    assert len([x for x in lines if "missing" in x]) == 4 and lines[-1].startswith("1 of 8")
 
 
 def test_a_folder_without_solutions_is_said(tmp_path):

@@ -241,11 +241,11 @@ def test_the_first_ratio_is_that_of_the_policy_that_has_acted(lanes):
     segment, _ = play.play(agent)  # starts in the middle of episodes
     optimizer = torch.optim.SGD(agent.parameters(), 0.1)
     first, *later = ppo.update(agent, optimizer, segment, args, np.random.default_rng(0))
-    assert first["losses/first_ratio"] < 1e-5
-    assert len(later) == 3 and not any("losses/first_ratio" in scalars for scalars in later)
+    assert first["losses/first_ratio_error"] < 1e-5
+    assert len(later) == 3 and not any("losses/first_ratio_error" in scalars for scalars in later)
     wrong = segment._replace(h=(None, None))
     first, *_ = ppo.update(agent, optimizer, wrong, args, np.random.default_rng(0))
-    assert first["losses/first_ratio"] > 1e-3
+    assert first["losses/first_ratio_error"] > 1e-3
 
 
 def test_what_is_no_step_changes_no_gradient(lanes):

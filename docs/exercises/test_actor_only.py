@@ -20,7 +20,7 @@ def agent_and_batch(script, **fields):
     with torch.no_grad():
         for p in agent.parameters():
             p.uniform_(-0.5, 0.5)
-    assert agent.actor.encoder is agent.critic.encoder
+    assert agent.actor.encoder is agent.critic.encoder, "one memory for both"
     batch = script.Batch(torch.randn(6, 4, 3), torch.randn(6, 4, 2), torch.randn(6, 4),
                          torch.randn(5, 4, 2), torch.randn(5, 4), torch.zeros(5, 4),
                          torch.ones(5, 4))
@@ -43,8 +43,8 @@ def test_the_memory_learns_from_the_actor(script, monkeypatch):
     q = agent.critic(c[:-1], batch.obs[:-1], batch.action)[0].detach()
     monkeypatch.setattr(script, "td_targets", lambda *_: q)
     by_actor = gradients(script, args, agent, batch)
-    assert any("encoder" in name for name in by_actor)
-    assert not any(name.startswith("critic.qf") for name in by_actor)
+    assert any("encoder" in name for name in by_actor), "the actor's loss trains the memory"
+    assert not any(name.startswith("critic.qf") for name in by_actor), "it leaves Q alone"
 
 
 def test_the_memory_does_not_learn_from_the_critic(script):
@@ -52,9 +52,9 @@ def test_the_memory_does_not_learn_from_the_critic(script):
     with torch.no_grad():  # the actor does not look at the memory: nothing reaches it from there
         agent.actor.head.of_h.weight[:] = 0
     by_critic = gradients(script, args, agent, batch)
-    assert not any("encoder" in name for name in by_critic)
-    assert any(name.startswith("critic.qf1") for name in by_critic)
-    assert any(name.startswith("actor.head") for name in by_critic)
+    assert not any("encoder" in name for name in by_critic), "the critic's loss trains no memory"
+    assert any(name.startswith("critic.qf1") for name in by_critic), "it trains Q"
+    assert any(name.startswith("actor.head") for name in by_critic), "the actor's head learns"
 
 
 def test_the_target_still_follows_the_whole_critic(script):

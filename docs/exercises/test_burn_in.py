@@ -22,6 +22,7 @@ def test_the_first_steps_of_a_window_do_not_count(script):
             start, n = batch.obs[0, b].tolist()
             warm_up, padded = 5 if start > 0 else 0, start + 10 > n
             expected = [float(i >= warm_up and start + i < n) for i in range(len(batch.mask))]
-            assert batch.mask[:, b].tolist() == expected
+            assert batch.mask[:, b].tolist() == expected, (
+                f"mask of a window of 10 from step {start:.0f} of an episode of {n:.0f}")
             seen.add((start > 0, padded))
-    assert seen == {(False, False), (True, False), (True, True)}
+    assert seen == {(False, False), (True, False), (True, True)}, "other windows than before"

@@ -20,8 +20,9 @@ def make_agent(script):
 
 def test_the_memory_is_the_actors_alone(script):
     _, _, agent = make_agent(script)
-    assert agent.actor.memory.H == 8
-    assert agent.critic.memory.H == agent.critic_target.memory.H == 0
+    assert agent.actor.memory.H == 8, "the actor has a memory"
+    H = agent.critic.memory.H, agent.critic_target.memory.H
+    assert H == (0, 0), "the critic has none, nor has its target"
 
 
 def test_it_plays_and_both_networks_learn(script):
@@ -37,4 +38,4 @@ def test_it_plays_and_both_networks_learn(script):
     script.update(agent, torch.optim.SGD(agent.parameters(), 0.1), batch, args)
     for name in ("actor", "critic"):
         old, new = (list(getattr(a, name).parameters()) for a in (before, agent))
-        assert any((p != q).any() for p, q in zip(old, new)), name
+        assert any((p != q).any() for p, q in zip(old, new)), f"the {name} does not learn"

@@ -11,4 +11,7 @@ def test_the_action_depends_on_the_observation_through_the_memory_only(script):
     action, log_prob = actor(h, obs, deterministic=True)
     for changed, same in (((h, obs + 1), True), ((h + 1, obs), False)):
         other, other_log_prob = actor(*changed, deterministic=True)
-        assert torch.equal(action, other) == torch.equal(log_prob, other_log_prob) == same
+        stays = torch.equal(action, other), torch.equal(log_prob, other_log_prob)
+        assert stays == (same, same), (
+            "with the memory kept and another o_t the action must stay" if same else
+            "with another memory the action must change")

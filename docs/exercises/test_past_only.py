@@ -20,4 +20,5 @@ def test_only_what_was_is_told(script):
         scalars = script.update_belief(agent, optimizer, episodes, args)
         # t is any of 0 to n: n - k of these n + 1 are later than k.
         share = ((n_steps - k).clamp(min=0) / (n_steps + 1) / n_steps).mean()
-        assert abs(scalars["losses/reconstruction"] - share) < 0.003
+        counts = scalars["losses/reconstruction"]
+        assert abs(counts - share) < 0.003, f"step {k} counts {counts:.3f}, not {share:.3f}"

@@ -28,6 +28,7 @@ def test_every_ratio_counts_in_full(script):
     expected = torch.autograd.grad(loss, parameters, allow_unused=True)
     optimizer = torch.optim.SGD(agent.parameters(), 0.0)
     (scalars,) = script.update(agent, optimizer, segment, args, np.random.default_rng(0))
-    assert scalars["losses/policy_loss"].item() == pytest.approx(loss.item(), abs=1e-5)
+    said = scalars["losses/policy_loss"].item()
+    assert said == pytest.approx(loss.item(), abs=1e-5), "losses/policy_loss"
     for p, grad in zip(parameters, expected):
         torch.testing.assert_close(p.grad, grad, atol=1e-5, rtol=1e-4)
