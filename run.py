@@ -378,8 +378,8 @@ class Run:
                 print(f"{name}: {value:.4g}")
         if not self.args.evaluate:
             twin = "" if self.args.policy == "markov" else "the same with --policy markov; "
-            print(f"next: python {sys.argv[0]} --evaluate {self.folder}{self.module} "
-                  f"--capture-video; {twin}lesson 1 in docs/lessons.md")
+            print(f"next: python {os.path.relpath(script_of(self.args))} --evaluate {self.folder}"
+                  f"{self.module} --capture-video; {twin}lesson 1 in docs/lessons.md")
         mean, std, n = (row[f"eval/{x}"] for x in ("return_mean", "return_std", "episodes"))
         print(f"{self.folder}: held-out return {mean:.2f} +- {std:.2f} ({n} episodes, standard "
               f"error {std / max(n - 1, 1) ** 0.5:.2f})")
