@@ -48,8 +48,8 @@ AGENTS = {"recurrent": "with memory", "markov": "without memory", "oracle": "tol
           "robust_ppo": "PPO without memory", "vrm": "VRM"}
 COLOURS = {"recurrent": "C0", "markov": "C1", "oracle": "C2", "markov-actor": "C4",
            "rmf_sac_gru": "C0", "rmf_td3_lstm": "C3", "ppo_gru_baseline": "C5",
-           "varibad_offpolicy": "C6", "vrm": "C8", "impala_sr": "olive",
-           "beliefs stored": "rosybrown", "alpha 0.0": "tan",
+           "rmf_sac_discrete_pixels": "C0", "varibad_offpolicy": "C6", "vrm": "C8",
+           "impala_sr": "olive", "beliefs stored": "rosybrown", "alpha 0.0": "tan",
            "separate": "C0", "published": "crimson", "published-clipped": "salmon",
            "critic-frozen": "seagreen", "critic-only": "darkcyan"}  # in all pictures
 SPEAK_FOR_THEMSELVES = {"policy", "script", "shared_encoder"}  # in a legend
