@@ -323,7 +323,7 @@ class SequenceBuffer:
     def add(self, rows, n_steps):
         """rows (T+1, n), n_steps (n,): an episode in each column."""
         new = [rows[: n + 1, lane].copy() for lane, n in enumerate(n_steps)]
-        # A fall: the last step is terminal and the one before is not, as it is inside of a goal.
+        # A fall: the last step is terminal and the one before is not (inside of a goal both are).
         facts = [(len(e) - 1, e["prev_reward"].any(), e["terminal"][-1] > e["terminal"][-2])
                  for e in new]
         self.episodes, self.index = self.episodes + new, np.append(self.index, facts, 0)

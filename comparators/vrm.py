@@ -228,7 +228,7 @@ class Batch(NamedTuple):
     real: torch.Tensor  # (K, B) 1 = a row of the burn-in, 0 = padding before the episode began
     action: torch.Tensor  # (T, B, A)
     reward: torch.Tensor  # (T, B)
-    terminal: torch.Tensor  # (T, B) 1 = nothing follows, do not bootstrap
+    terminal: torch.Tensor  # (T, B) 1 = nothing follows, or in a goal: no bootstrap
     mask: torch.Tensor  # (T, B) 1 = a real step, 0 = padding behind the end of the episode
 
 
@@ -317,7 +317,7 @@ class SequenceBuffer:
     def add(self, rows, n_steps):
         """rows (T+1, n), n_steps (n,): an episode in each column."""
         new = [rows[: n + 1, lane].copy() for lane, n in enumerate(n_steps)]
-        # A fall: the last step is terminal and the one before is not, as it is inside of a goal.
+        # A fall: the last step is terminal and the one before is not (inside of a goal both are).
         facts = [(len(e) - 1, e["prev_reward"].any(), e["terminal"][-1] > e["terminal"][-2])
                  for e in new]
         self.episodes, self.index = self.episodes + new, np.append(self.index, facts, 0)
