@@ -230,6 +230,7 @@ class Run:
         self.env_step, self.n_updates, self.seconds, self.tracker = 0, 0, 0.0, None
         self.columns, self.rows = [], []  # of metrics.csv; a row: column -> text
         self.score, self.speed, self.saved = "-", 0.0, 0
+        # What --resume and --evaluate must be told, too: the module to import.
         self.module = f" --env-id {args.env_id}" if ":" in args.env_id else ""
         if args.evaluate:
             self.folder, self.env_step = Path(args.evaluate), args.total_timesteps

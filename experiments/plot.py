@@ -262,9 +262,9 @@ def draw(axes, env_id, lines, row, column, colour, short, minutes):
             print(f"{env_id}: drawn without reference scores: {error}", file=sys.stderr)
             scores = {}
         by_score = sorted(scores.items(), key=lambda item: item[1])
+        axes.margins(y=0.08)  # room for the name of the highest
         for i, (name, score) in enumerate(by_score):  # neighbours are named at opposite ends
             axes.axhline(score, color="0.6", ls=":", lw=1)
-            axes.margins(y=0.08)  # room for the name of the highest
             axes.text(i % 2, score, f" {name} ", fontsize=6, color="0.4", va="bottom",
                       ha=("left", "right")[i % 2], transform=axes.get_yaxis_transform())
     n_seeds = sorted({len(runs) for runs in lines.values()})
