@@ -5,7 +5,8 @@
     python experiments/tables.py --check          # status 1 if a table is not what the runs say
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`: `short`, `every run`
-and `of SCRIPT` are of experiments/results/unseen.csv, any other is of results/NAME.csv. A number of
+and `of SCRIPT` are of experiments/results/unseen.csv, any other is of results/NAME.csv: returns, or
+what a word before says, as in `success_rate of NAME`, `return_worst10 of NAME`. A number of
 a sentence has a comment behind it, `63.2<!-- mean of unseen: Wind-v0, rmf_sac_gru, recurrent -->`
 (or low, high), and is written anew, too. A run that is given again takes its old row's place in
 unseen.csv.
@@ -27,7 +28,8 @@ RUNS = RESULTS / "unseen.csv"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {"rmf_sac_gru": "SAC-GRU", "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
            "rmf_sac_discrete_pixels": "discrete SAC-LSTM",
-           "varibad_offpolicy": "off-policy variBAD", "vrm": "VRM", "impala_sr": "actor-critic"}
+           "varibad_offpolicy": "off-policy variBAD", "vrm": "VRM", "impala_sr": "actor-critic",
+           "varibad_onpolicy": "PPO", "robust_ppo": "PPO without memory"}
 SHORT = {  # rows of the README
     "rmf_sac_gru": "Wind SemiCircle Pendulum-V HalfCheetah-V", "rmf_td3_lstm": "Wind",
     "ppo_gru_baseline": "Pendulum-V CartPole-P",
@@ -55,12 +57,12 @@ def grouped(runs):
 
 
 def number(x, scores):
-    """Two decimals where scores are small, none where they are in the thousands."""
+    """One decimal, none where scores are in the thousands."""
     return f"{x:.{0 if np.abs(scores).max() >= 1000 else 1}f}"
 
 
-def scores_of(runs):
-    return np.array([float(run["eval/return_mean"]) for run in runs])
+def scores_of(runs, column="return_mean"):
+    return np.array([float(run[f"eval/{column}"]) for run in runs])
 
 
 def seeds_of(runs):
@@ -124,15 +126,15 @@ def short(runs, every=False):
                f"{counts} | {steps_of(of_memory)} | {minutes_of(of_memory)} |")
 
 
-def lesson(runs):
+def lesson(runs, column="return_mean"):
     """A row for each environment and group, in the order of the settings."""
     groups = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run["env_id"], len(run["group"]), *key(run))):
         groups[run["env_id"], run["group"]].append(run)
-    yield "| environment | agent | seeds | held-out return, each seed | mean | minutes |"
+    yield f"| environment | agent | seeds | {WORDS[column]}, each seed | mean | minutes |"
     yield "|---" * 6 + "|"
     for (env_id, group), of_group in groups.items():
-        scores = scores_of(of_group)
+        scores = scores_of(of_group, column) * (100 if column == "success_rate" else 1)
         words = ", ".join(SCRIPTS.get(part, POLICIES.get(part, part.replace("_", " ")))
                           for part in group.split(", "))
         yield (f"| {env_id} | {words} | {seeds_of(of_group)} | "
@@ -141,6 +143,8 @@ def lesson(runs):
 
 
 TABLES = {"every run": every_run, "short": short}
+WORDS = {"return_mean": "held-out return", "return_worst10": "mean of the worst 10 %",
+         "success_rate": "successes in 100"}
 STATISTICS = {"mean": np.mean, "low": np.min, "high": np.max}
 
 
@@ -154,6 +158,9 @@ def filled(text, runs):
         elif name.startswith("of "):
             mine = [run for run in runs("unseen") if run["group"].startswith(name[3:])]
             rows = short(mine, every=True)
+        elif " of " in name:
+            column, _, name = name.partition(" of ")
+            rows = lesson(runs(name), column)
         else:
             rows = lesson(runs(name))
         return match[1] + "\n".join(rows) + "\n" + match[3]

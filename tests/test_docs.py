@@ -205,6 +205,11 @@ def test_a_table_is_made_of_its_runs():
     page = page.replace("every run", "short")
     assert tables.filled(page, lambda name: runs).splitlines()[4] == (
         "| Wind | SAC-GRU | **62.0** (60.0 to 64.0) |  | 9.0 | 2, 1 | 300 | 11 to 12 |")
+    runs[2] |= {"eval/success_rate": "0.25"}
+    of_successes = page.replace("short", "success_rate of it")
+    assert tables.filled(of_successes, {"it": runs[2:]}.get).splitlines()[2:-2] == [
+        "| environment | agent | seeds | successes in 100, each seed | mean | minutes |",
+        "|---|---|---|---|---|---|", "| Wind-v0 | SAC-GRU, Markovian | 11 | 25.0 | 25.0 | 11 |"]
     page = page.replace("short", "lesson_of_wind") + (
         "It is 1.5<!-- mean of lesson_of_wind: Wind-v0, rmf_sac_gru, recurrent -->, at worst "
         "-2<!-- low of lesson_of_wind: Wind-v0, rmf_sac_gru, recurrent -->.")

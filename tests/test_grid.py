@@ -19,7 +19,9 @@ from run import load_config, parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
+import generalize  # noqa: E402
 import grid  # noqa: E402
+import robust_ppo  # noqa: E402
 
 FLAGS = dict(zip(TINY_RUN[::2], TINY_RUN[1::2]))
 TABLE = '''
@@ -301,6 +303,39 @@ def test_on_ray_a_killed_worker_is_replaced_and_its_run_resumes(table):
         os.kill(int(pid), signal.SIGKILL)
     assert process.wait(timeout=180) == 0 and holders
     assert all(grid.state_of(folder)[0] == 1 for folder in runs.iterdir())
+
+
+def test_interpolation_and_extrapolation_are_of_a_seeds_two_trainings(tmp_path, monkeypatch):
+    played = []
+
+    def evaluated(folder, script, env_id):
+        if not played:
+            assert set(unpatched(folder, script, env_id)) == set(generalize.COLUMNS)
+        played.append((folder, env_id))
+        share = {"D": 0.5, "R": 0.25, "E": 0.0}[env_id[-4]] + 0.125 * ("-R-" in str(folder))
+        return {"eval/return_mean": 8 * share, "eval/success_rate": share}
+
+    unpatched = generalize.evaluated
+    monkeypatch.setattr(generalize, "evaluated", evaluated)
+    folders = [robust_ppo.main([
+        "--env-id", f"HopperGeneralize-{mode}-v0", "--num-envs", "2", "--episodes", "2", "--seed",
+        "3", "--total-timesteps", "40", "--eval-episodes", "1", "--runs-dir", str(tmp_path)])
+        for mode in "DR"]
+    table = tmp_path / "table.csv"
+    monkeypatch.setattr(sys, "argv", ["", str(table), str(tmp_path), *map(str, folders)])
+    generalize.main()
+    assert len(played) == 6
+    with table.open() as file:
+        rows = {row["env_id"]: row for row in csv.DictReader(file)}
+    assert {row["group"] for row in rows.values()} == {"robust_ppo, select all"}
+    assert {name.removeprefix("HopperGeneralize, "): float(row["eval/success_rate"])
+            for name, row in rows.items()} == {
+        "D on D": 0.5, "D on R": 0.25, "D on E": 0.0, "R on D": 0.625, "R on R": 0.375,
+        "R on E": 0.125, "interpolation": 0.375, "extrapolation": 0.125}
+    assert float(rows["HopperGeneralize, extrapolation"]["eval/return_mean"]) == 1
+    seconds = {name: float(row["seconds"]) for name, row in rows.items()}
+    assert seconds["HopperGeneralize, extrapolation"] == (
+        seconds["HopperGeneralize, D on R"] + seconds["HopperGeneralize, R on E"])
 
 
 def test_agents_play_the_same_episode_side_by_side(tmp_path, no_pictures):
