@@ -76,7 +76,8 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     update_epochs: Count = 10
     """times that each round is gone over"""
     minibatch_size: Whole = 2048
-    """steps per gradient step; 0: all that is learnt from, as EPOpt's and MRPO's code"""
+    """played steps per gradient step, whatever the share that is learnt from: as many gradient
+    steps for each `select`; 0: one on all that is learnt from, as EPOpt's and MRPO's code"""
     gamma: Share = 0.99
     """discount, 0 to 1"""
     gae_lambda: Share = 0.95
@@ -226,7 +227,7 @@ def update(agent, optimizer, segment, keep, args):
         segment.obs[:-1], segment.action, segment.log_prob, a, target))  # (S, ...)
     a = (a - a.mean()) / (a.std(correction=0) + 1e-8)
     # DEVIATION: the critic's loss is not clipped.
-    n_parts = max(1, len(a) // (args.minibatch_size or len(a)))
+    n_parts = max(1, int(segment.mask.sum()) // args.minibatch_size) if args.minibatch_size else 1
     for _ in range(args.update_epochs):
         for part in torch.randperm(len(a)).chunk(n_parts):  # (M,) steps
             policy, value = agent.pi(obs[part]), agent.critic(obs[part]).squeeze(-1)

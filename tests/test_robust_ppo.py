@@ -212,9 +212,9 @@ def test_only_steps_of_the_kept_episodes_are_learnt_from():
     assert not torch.allclose(other[0], gradients(agent, args, segment, keep)[1][0])
 
 
-def test_each_time_over_a_round_each_kept_step_is_in_one_minibatch_of_about_the_size():
-    args, _, agent, segment, *_ = clock_round()
-    args.update_epochs, args.minibatch_size = 3, 4
+def test_each_time_over_a_round_each_kept_step_is_in_one_minibatch_as_many_as_if_all_were_kept():
+    args, _, agent, segment, *_ = clock_round()  # of 4 + 5 + 4 + 5 steps
+    args.update_epochs, args.minibatch_size = 3, 9
     seen = []
     agent.critic.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     keep = np.array([False, True, True, False])  # episodes of 4 and 5 steps
