@@ -45,10 +45,12 @@ AGENTS = {"recurrent": "with memory", "markov": "without memory", "oracle": "tol
           "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
           "rmf_sac_discrete_pixels": "discrete SAC-LSTM", "impala_sr": "actor-critic",
           "varibad_offpolicy": "off-policy variBAD", "varibad_onpolicy": "on-policy",
+          "algo varibad": "variBAD", "algo rl2": "RL^2",
           "robust_ppo": "PPO without memory", "vrm": "VRM"}
 COLOURS = {"recurrent": "C0", "markov": "C1", "oracle": "C2", "markov-actor": "C4",
            "rmf_sac_gru": "C0", "rmf_td3_lstm": "C3", "ppo_gru_baseline": "C5",
            "rmf_sac_discrete_pixels": "C0", "varibad_offpolicy": "C6", "vrm": "C8",
+           "algo varibad": "C6", "algo rl2": "C9",
            "impala_sr": "olive", "beliefs stored": "rosybrown", "alpha 0.0": "tan",
            "separate": "C0", "published": "crimson", "published-clipped": "salmon",
            "critic-frozen": "seagreen", "critic-only": "darkcyan"}  # in all pictures
@@ -123,7 +125,8 @@ def main():
         args, curves, rows = load_run(path, options.columns)
         label = ", ".join(
             str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}".replace(", ", ",")
-            for k in options.by.split(",") if k in args)
+            for k in options.by.split(",") if k in args
+            and (k, args["policy"]) not in {("algo", "markov"), ("algo", "oracle")})  # PPO alone
         first = recipes.setdefault((args["env_id"], label), args)
         differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k, args[k])]
         if differs:
@@ -186,7 +189,8 @@ def main():
             if name not in names:
                 lines.append(line)
                 names.append(name)
-    figure.legend(lines, names, loc="outside lower center", ncols=min(len(names), 2 * shape[1], 4),
+    fit = int(5.2 * shape[1] / (0.6 + 0.07 * max(map(len, names))))  # inches
+    figure.legend(lines, names, loc="outside lower center", ncols=max(1, min(len(names), fit, 4)),
                   fontsize=9)
     figure.savefig(options.picture, dpi=110)
 
@@ -233,7 +237,7 @@ def shorten(label_of_runs):
         telling = [part for part in names if count[part] < n] or names
         settings = [part for part in parts if " " in part and count[part] <= n / 2]
         return ", ".join([AGENTS.get(part, part) for part in telling]
-                         + [part.replace("_", " ") for part in settings]) or label
+                         + [AGENTS.get(part, part.replace("_", " ")) for part in settings]) or label
 
     return {label: words(label) for label in label_of_runs}
 

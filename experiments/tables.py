@@ -29,7 +29,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {"rmf_sac_gru": "SAC-GRU", "rmf_td3_lstm": "TD3-LSTM", "ppo_gru_baseline": "PPO-GRU",
            "rmf_sac_discrete_pixels": "discrete SAC-LSTM",
            "varibad_offpolicy": "off-policy variBAD", "vrm": "VRM", "impala_sr": "actor-critic",
-           "varibad_onpolicy": "PPO", "robust_ppo": "PPO without memory"}
+           "varibad_onpolicy": "on-policy", "algo varibad": "variBAD", "algo rl2": "RL^2",
+           "robust_ppo": "PPO without memory"}
 SHORT = {  # rows of the README
     "rmf_sac_gru": "Wind SemiCircle Pendulum-V HalfCheetah-V", "rmf_td3_lstm": "Wind",
     "ppo_gru_baseline": "Pendulum-V CartPole-P",
