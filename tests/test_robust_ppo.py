@@ -305,7 +305,7 @@ def test_bad_flags_are_refused_in_a_line(flags, fix, tmp_path):
 @pytest.mark.parametrize("select", ["all", "epopt"])
 def test_it_learns_to_balance_a_pole(select, tmp_path, no_pictures):
     """For 1000 steps at most; before it learns for 25, with exploration for 6 to 10. (Learning from
-    the worst tenth of 20 episodes, which are 2, falls back to about 100.)"""
+    the worst tenth of 20 episodes, which are 2, falls back below 100.)"""
     folder = robust.main(f"--env-id InvertedPendulum-v5 --select {select} --worst-share 0.5"
                          " --total-timesteps 40000 --episodes 20 --learning-rate 1e-3"
                          f" --runs-dir {tmp_path}".split())
