@@ -84,6 +84,15 @@ def load_run(folder, columns):
     return args, curves, [row | git for row in rows if row.get("eval/return_mean")]
 
 
+def label_of(args, by):
+    """Arguments of a run, names of some -> what tells its group apart, as in a table."""
+    if args["policy"] in ("markov", "oracle"):
+        by = [k for k in by if k != "algo"]  # RL^2 or variBAD without a memory: PPO, both
+    return ", ".join(
+        str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}".replace(", ", ",")
+        for k in by if k in args)
+
+
 def load_curves(path, columns):
     """A file that --curves wrote -> {(env id, label, seed): (curve of each column, its rows)}."""
     runs = defaultdict(list)
@@ -123,10 +132,7 @@ def main():
         if not (path / "checkpoint.pt").exists():
             continue
         args, curves, rows = load_run(path, options.columns)
-        label = ", ".join(
-            str(args[k]) if k in SPEAK_FOR_THEMSELVES else f"{k} {args[k]}".replace(", ", ",")
-            for k in options.by.split(",") if k in args
-            and (k, args["policy"]) not in {("algo", "markov"), ("algo", "oracle")})  # PPO alone
+        label = label_of(args, options.by.split(","))
         first = recipes.setdefault((args["env_id"], label), args)
         differs = [k for k in args if k not in THE_RUNS_OWN and args[k] != first.get(k, args[k])]
         if differs:

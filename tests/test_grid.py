@@ -208,7 +208,7 @@ def test_a_picture_does_not_mix_unlike_runs(tiny_run, tmp_path):
 
 
 def test_a_legend_leaves_out_what_most_runs_share():
-    from experiments.plot import shorten
+    from experiments.plot import label_of, shorten
 
     runs = ["recurrent, lam 0.9"] * 3 + ["recurrent, lam 0"]
     assert shorten(runs) == {"recurrent, lam 0.9": "with memory",
@@ -217,6 +217,10 @@ def test_a_legend_leaves_out_what_most_runs_share():
     assert shorten(runs) == {"rmf_sac_gru, recurrent": "with memory",
                              "rmf_sac_gru, markov": "without memory"}
     assert shorten(["gamma 0.9", "gamma 0.9"]) == {"gamma 0.9": "gamma 0.9"}
+    runs = [label_of({"policy": policy, "algo": algo, "gamma": 1}, ["policy", "algo"])
+            for policy, algo in (("recurrent", "rl2"), ("markov", "rl2"), ("oracle", "varibad"))]
+    assert [*shorten(runs).values()] == ["with memory, RL^2", "without memory",
+                                         "told what is hidden"]
 
 
 def test_an_agent_has_one_colour_in_all_pictures():
