@@ -17,6 +17,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from plot import label_of
+
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("eval/return_mean", "eval/return_std", "eval/episodes", "eval/return_worst10",
            "eval/success_rate")
@@ -52,8 +54,7 @@ def main():
         if not task.endswith("Generalize"):
             sys.exit(f"error: {folder}: trained in {args['env_id']}; name runs of HopperGeneralize "
                      "or CheetahGeneralize")
-        group = ", ".join(str(args[k]) if k == "script" else f"{k} {args[k]}"
-                          for k in options.by.split(",") if k in args)
+        group = label_of(args, options.by.split(","))
         with (folder / "metrics.csv").open() as file:
             last = list(csv.DictReader(file))[-1]
         known = {"group": group, "seed": args["seed"], "git": config["git_commit"][:7]}
