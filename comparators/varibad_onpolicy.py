@@ -22,8 +22,7 @@ Shapes, time first: T steps of an episode, B episodes or N lanes, O observation,
 W belief: 2L numbers, with rl2 H; M times t. A trial of several episodes with one task is one
 episode to all of this: advantages cross its inner boundary, where the authors' code cuts them.
 
-variBAD: Zintgraf et al. 2020. RL^2: Duan et al. 2016, there with TRPO. What else differs from their
-code is marked DEVIATION, and told in docs/varibad_onpolicy.md.
+variBAD: Zintgraf et al. 2020. RL^2: Duan et al. 2016. DEVIATION marks what differs from their code.
 """
 
 import sys
@@ -82,6 +81,8 @@ class Args(RunArgs):  # and the flags of a run, run.py. presets.toml: values per
     """rounds that the belief learns from, the newest"""
     vae_updates: Count = 16
     """updates of the belief per round"""
+    init_std: Positive = 1.0
+    """deviation of the actions at first; less where wild actions cost more than a fall"""
     update_epochs: Count = 10
     """times that PPO learns from each round"""
     batch_size: Count = 8
@@ -212,7 +213,7 @@ class Agent(nn.Module):
         widths = obs_dim + self.width, *args.hidden_sizes
         self.actor = tanh_mlp(*widths, action_dim, gain=0.01)
         self.critic = tanh_mlp(*widths, 1, gain=1)
-        self.log_std = nn.Parameter(torch.zeros(action_dim))
+        self.log_std = nn.Parameter(torch.full((action_dim,), float(np.log(args.init_std))))
         self.norm, self.return_norm = RunningNorm(widths[0]), RunningNorm()
 
     def see(self, obs, prev_action, prev_reward, h=None):
