@@ -238,6 +238,13 @@ def test_garbage_behind_the_end_of_an_episode_changes_nothing():
 # --- WHAT PPO LEARNS FROM -------------------------------------------------------------------------
 
 
+def test_actions_begin_with_the_deviation_that_is_asked_for():
+    for std in (1.0, 0.37):
+        _, agent = make_agent(init_std=std)
+        policy, _ = agent(torch.randn(4, 3, agent.norm.mean.shape[-1]))
+        torch.testing.assert_close(policy.stddev, torch.full_like(policy.mean, std))
+
+
 def test_advantages_are_those_computed_by_hand():
     """Three steps that end by a fall; two that are cut, whose last value is that of row 2."""
     args, agent = make_agent(gamma=0.5, gae_lambda=0.5)
