@@ -60,9 +60,9 @@ class Args(RunArgs):  # and the flags of a run, run.py. Defaults for bodies; pre
     """width H of a model's state, and of the layers around it; its latent has a quarter"""
     hidden_sizes: tuple[Count, ...] = (128, 128)
     """hidden layers of the actor's head and of each critic head"""
-    context_length: Literal["full"] | Count = 64
+    context_length: Literal["full"] | Count = 32
     """steps of the windows that are trained on; full: whole episodes"""
-    burn_in: Whole = 64
+    burn_in: Whole = 16
     """steps before a window over which the models' states are warmed up"""
     gamma: Share = 0.99
     """discount, 0 to 1"""
